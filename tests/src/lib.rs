@@ -1,0 +1,4 @@
+//! Stand-ins, oracles and faults with which both programs are run and broken together.
+
+pub mod mqtt;
+pub mod s3;

@@ -1,0 +1,1 @@
+//! MQTT: the embedded broker and the recording proxy.

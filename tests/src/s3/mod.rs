@@ -1,0 +1,1 @@
+//! A strict S3 API server on local files.
