@@ -1,0 +1,218 @@
+//! The status of a gateway: long form as an object in the bucket, short form in every manifest.
+//!
+//! All fields but the first few have defaults, so that a receiver reads the status of older and newer agents.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counters::Counters;
+use crate::id::{Epoch, GatewayId};
+use crate::time::Timestamp;
+
+/// How a gateway is, in one word. Ordered: the greater, the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Everything works.
+    #[default]
+    Ok,
+    /// Works, but something needs a look.
+    Degraded,
+    /// Data is being lost, or can't be taken in.
+    Losing,
+}
+
+/// The short form, in each manifest.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShortStatus {
+    /// When, by the gateway's clock.
+    pub at: Timestamp,
+    /// Version of the agent.
+    pub agent: String,
+    /// In one word.
+    pub health: Health,
+    /// Event time of the oldest reading that isn't known as registered.
+    pub oldest_unsafe: Option<Timestamp>,
+    /// Bytes of the buffer on disk.
+    pub buffer_bytes: u64,
+    /// Bytes of segments that aren't delivered.
+    pub backlog_bytes: u64,
+    /// Revision of the last receipt taken.
+    pub receipt_revision: u64,
+}
+
+/// The long form: `<prefix>/status/<gateway>.json`, also served by the agent's local endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Format version.
+    pub version: u32,
+    /// Whose.
+    pub gateway: GatewayId,
+    /// Current epoch of its buffer.
+    pub epoch: Epoch,
+    /// When, by the gateway's clock.
+    pub at: Timestamp,
+    /// Version of the agent.
+    pub agent: String,
+    /// When the agent started.
+    #[serde(default)]
+    pub started_at: Timestamp,
+    /// In one word.
+    #[serde(default)]
+    pub health: Health,
+    /// What to look at, a sentence each; empty when all is well.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// Tags of the gateway.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Namespaces it writes.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Both laws' counters of the current epoch.
+    #[serde(default)]
+    pub counters: Counters,
+    /// Redelivered messages by the rule that recognised them: `session`, `content`.
+    #[serde(default)]
+    pub redelivered: BTreeMap<String, u64>,
+    /// Rejected messages by reason.
+    #[serde(default)]
+    pub rejected: BTreeMap<String, u64>,
+    /// Readings that came too late for any correction of their window.
+    #[serde(default)]
+    pub too_late: u64,
+    /// The buffer.
+    #[serde(default)]
+    pub buffer: BufferStatus,
+    /// Segments by state.
+    #[serde(default)]
+    pub segments: SegmentStatus,
+    /// The way to the bucket.
+    #[serde(default)]
+    pub link: LinkStatus,
+    /// Each broker connection.
+    #[serde(default)]
+    pub brokers: Vec<BrokerStatus>,
+    /// Each source.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
+    /// The last receipt.
+    #[serde(default)]
+    pub receipt: ReceiptStatus,
+}
+
+/// The buffer on disk.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BufferStatus {
+    /// Bytes of database, log and segment files.
+    pub bytes: u64,
+    /// The budget.
+    pub max_bytes: u64,
+    /// Free bytes of the file system.
+    pub disk_free: Option<u64>,
+    /// Batches in the journal.
+    pub batches: u64,
+    /// Event time of the oldest reading that isn't known as registered.
+    pub oldest_unsafe: Option<Timestamp>,
+    /// Durable commits since the start.
+    pub commits: u64,
+    /// How many epochs this buffer has had; 0 for the first.
+    pub ordinal: u64,
+}
+
+/// Segments by state.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SegmentStatus {
+    /// Highest number sealed in this epoch.
+    pub last_number: u64,
+    /// Sealed since the epoch began.
+    pub sealed: u64,
+    /// Delivered since the epoch began.
+    pub delivered: u64,
+    /// Known as registered since the epoch began.
+    pub registered: u64,
+    /// Sealed, not delivered.
+    pub undelivered: u64,
+    /// Bytes of these.
+    pub backlog_bytes: u64,
+    /// Delivered, without receipt.
+    pub unregistered: u64,
+    /// Refused for good by the bucket; kept on disk.
+    pub held: u64,
+    /// Refused by the receiver.
+    pub quarantined: u64,
+    /// Another object holds the name.
+    pub superseded: u64,
+}
+
+/// The way to the bucket.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkStatus {
+    /// When the bucket last answered well.
+    pub last_success: Option<Timestamp>,
+    /// The last failure, while it lasts.
+    pub failing: Option<String>,
+    /// Since when it fails.
+    pub failing_since: Option<Timestamp>,
+    /// Bytes of objects sent since the start.
+    pub bytes_sent: u64,
+    /// Requests since the start.
+    pub requests: u64,
+}
+
+/// One broker connection.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BrokerStatus {
+    /// URL without credentials.
+    pub url: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Protocol in use: 5 or 3.1.1.
+    pub protocol: String,
+    /// Since when it is in this state.
+    pub since: Option<Timestamp>,
+    /// The last failure, while it lasts.
+    pub failing: Option<String>,
+    /// How often it connected since the start.
+    pub connects: u64,
+    /// Acknowledgements sent since the start.
+    pub acknowledged: u64,
+    /// Messages on topics that no source matches.
+    pub unmatched: u64,
+}
+
+/// One source.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
+    /// Messages since the start.
+    pub messages: u64,
+    /// Of these at QoS 0: lost if power goes before the next commit.
+    pub qos0: u64,
+    /// Rejected since the start.
+    pub rejected: u64,
+    /// When the last one came.
+    pub last_at: Option<Timestamp>,
+}
+
+/// The last receipt.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReceiptStatus {
+    /// Its revision.
+    pub revision: u64,
+    /// When it was taken.
+    pub at: Option<Timestamp>,
+    /// Revisions not above the last one, seen for over ten minutes.
+    pub stale: bool,
+    /// Numbers it named that were never sealed here, or with another digest.
+    pub forked: bool,
+}
