@@ -3,6 +3,7 @@
 //! `config/parse.rs` reads it from TOML and names every problem at once; `config/agent.toml` in the project's root
 //! shows every key. Durations are microseconds here, sizes bytes. Nothing in it works; parts that work stand beside it.
 
+mod section;
 pub mod parse;
 
 use std::net::SocketAddr;

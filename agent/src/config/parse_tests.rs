@@ -1,0 +1,140 @@
+//! What the reader of the configuration promises.
+
+use super::*;
+
+fn parse_one(text: &str) -> Result<Config, Vec<Problem>> {
+    let env = |name: &str| (name == "SITE").then(|| "north".to_owned());
+    let facts = Facts { env: &env, hostname: Some("edge-7".into()), serial: None };
+    parse(&[("agent.toml".into(), text.into())], &facts)
+}
+
+const SMALL: &str = r#"
+gateway = "gw-1"
+[[broker]]
+url = "mqtt://127.0.0.1"
+[[source]]
+name = "plant"
+topics = ["sensors/{device}/{metric}"]
+[bucket]
+url = "s3://lake/site"
+"#;
+
+#[test]
+fn a_small_file_is_enough_and_the_rest_has_defaults() {
+    let config = parse_one(SMALL).unwrap();
+    assert_eq!(config.gateway.as_str(), "gw-1");
+    assert_eq!((config.brokers[0].port, config.brokers[0].inflight_window), (1883, 1000));
+    assert_eq!(config.brokers[0].client_id, "gw-1");
+    assert_eq!(config.buffer, Buffer::default());
+    assert_eq!(config.segment, Segment::default());
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.bucket.prefix.as_str(), "site");
+    assert_eq!(config.namespaces(), [Namespace::default()]);
+}
+
+#[test]
+fn every_problem_is_named_at_once_with_its_path() {
+    let text = r#"
+gateway = "raspberrypi"
+sate_dir = "/x"
+[[broker]]
+url = "tcp://h"
+inflight_window = 0
+[[source]]
+name = "a"
+topics = []
+qos = 2
+decoder = "xml"
+[buffer]
+commit_interval = 5
+max_bytes = "huge"
+[[window]]
+name = "w"
+size = "7m"
+[bucket]
+url = "lake"
+credentials = { secret = "x" }
+[status]
+listen = "0.0.0.0:80"
+"#;
+    let problems = parse_one(text).unwrap_err();
+    let paths: Vec<&str> = problems.iter().map(|p| p.path.as_str()).collect();
+    for expected in [
+        "gateway",
+        "sate_dir",
+        "broker[0].url",
+        "broker[0].inflight_window",
+        "source[0].topics",
+        "source[0].qos",
+        "source[0].decoder",
+        "buffer.commit_interval",
+        "buffer.max_bytes",
+        "window[0].size",
+        "bucket.url",
+        "bucket.credentials",
+        "status.listen",
+    ] {
+        assert!(paths.contains(&expected), "{expected} is missing in {paths:?}");
+    }
+    let text = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
+    assert!(text.contains("did you mean `state_dir`?"), "{text}");
+    assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn an_empty_file_says_what_is_missing() {
+    let problems = parse_one("").unwrap_err();
+    let paths: Vec<&str> = problems.iter().map(|p| p.path.as_str()).collect();
+    assert_eq!(paths, ["gateway", "broker", "source", "bucket.url"]);
+}
+
+#[test]
+fn a_syntax_error_names_file_and_line() {
+    let problems = parse_one("gateway = \n").unwrap_err();
+    assert!(problems[0].to_string().contains("agent.toml") && problems[0].to_string().contains("line 1"));
+}
+
+#[test]
+fn environment_and_host_name_are_filled_in() {
+    let text = SMALL.replace("gw-1", "{hostname}").replace("lake/site", "lake/${SITE}");
+    let config = parse_one(&text).unwrap();
+    assert_eq!((config.gateway.as_str(), config.bucket.prefix.as_str()), ("edge-7", "north"));
+    let problems = parse_one(&SMALL.replace("lake/site", "lake/${ABSENT}")).unwrap_err();
+    assert!(problems[0].to_string().contains("ABSENT isn't set"), "{problems:?}");
+    let problems = parse_one(&SMALL.replace("gw-1", "{serial}")).unwrap_err();
+    assert!(problems[0].to_string().contains("no board serial number"), "{problems:?}");
+}
+
+#[test]
+fn later_files_win_and_lists_of_tables_are_joined() {
+    let more = "gateway = \"gw-2\"\n[[source]]\nname = \"b\"\ntopics = [\"b/#\"]\n[buffer]\ncommit_interval = \"2s\"\n";
+    let env = |_: &str| None;
+    let facts = Facts { env: &env, hostname: None, serial: None };
+    let config = parse(&[("a".into(), SMALL.into()), ("b".into(), more.into())], &facts).unwrap();
+    assert_eq!(config.gateway.as_str(), "gw-2");
+    assert_eq!(config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["plant", "b"]);
+    assert_eq!(config.buffer.commit_interval, 2 * SECOND);
+}
+
+#[test]
+fn broker_urls_are_read_with_their_ports() {
+    assert_eq!(parse_broker_url("mqtts://h").unwrap(), (true, "h".into(), 8883));
+    assert_eq!(parse_broker_url("mqtt://[::1]:99").unwrap(), (false, "::1".into(), 99));
+    assert_eq!(parse_broker_url("mqtt://[::1]").unwrap(), (false, "::1".into(), 1883));
+    for bad in ["h:1883", "mqtt://", "mqtt://u:p@h", "mqtt://h:0", "mqtt://h:x", "mqtt://h/path"] {
+        assert!(parse_broker_url(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_shipped_file_holds_every_key_with_its_default() {
+    let shipped = include_str!("../../../config/agent.toml");
+    // Every optional line stands commented out with its default; taking the marks away must change nothing.
+    let minimal = parse_one(shipped).unwrap();
+    let full: String = shipped
+        .lines()
+        .map(|l| l.strip_prefix("#= ").map_or_else(|| l.to_owned(), str::to_owned) + "\n")
+        .collect();
+    assert_ne!(full, shipped);
+    assert_eq!(parse_one(&full).unwrap(), minimal);
+}
