@@ -17,3 +17,4 @@ pub mod upload;
 pub mod status;
 pub mod telemetry;
 pub mod pipeline;
+

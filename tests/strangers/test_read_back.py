@@ -1,0 +1,207 @@
+"""The whole road, read back by programs that know nothing of our code.
+
+Runs the demo on the carried data and, while its servers stand, reads `readings` and `aggregates` with pyiceberg (SQL
+catalog and REST catalog) and DuckDB, in a time zone that is not UTC. What must be there is computed from the CSV by
+plain Python arithmetic.
+"""
+
+import bisect
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+import unittest
+from collections import defaultdict
+from datetime import datetime, timezone
+from fractions import Fraction
+
+os.environ["TZ"] = "America/Denver"
+time.tzset()
+
+import duckdb
+import pyarrow
+from pyiceberg.catalog import load_catalog
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "data" / "surfrad-alamosa.csv.zst"
+DEMO = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release" / "tributary-demo"
+WINDOWS = {"1m": 60_000_000, "1h": 3_600_000_000}
+
+
+def micros(text: str) -> int:
+    """RFC 3339 to microseconds since 1970, in whole numbers."""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    delta = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def sent_rows() -> list[tuple[int, str, str, str]]:
+    """(ts, device, metric, value as text) of every row that the demo sends, in file order."""
+    text = pyarrow.input_stream(str(DATA), compression="zstd").read().decode()
+    rows = csv.DictReader(io.StringIO(text))
+    return [(micros(r["ts"]), r["device"], r["metric"], r["value"]) for r in rows if r["value"] not in ("", "NA")]
+
+
+def percentile(values: list[float], q: float) -> float:
+    """Type 7 of Hyndman and Fan, on sorted values."""
+    at = q * (len(values) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)
+
+
+class ReadBack(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.mkdtemp(prefix="tributary-strangers-")
+        cls.log = open(os.path.join(cls.scratch, "demo.log"), "w+")
+        cls.demo = subprocess.Popen(
+            [DEMO, "--dir", os.path.join(cls.scratch, "demo")], stdout=subprocess.PIPE, stderr=cls.log, text=True
+        )
+        line = cls.demo.stdout.readline()
+        if not line:
+            cls.log.seek(0)
+            raise RuntimeError(f"the demo ended with {cls.demo.wait()} and printed:\n{cls.log.read()[-5000:]}")
+        cls.said = json.loads(line)
+        cls.rows = sent_rows()
+        s3 = {
+            "s3.endpoint": cls.said["s3_endpoint"],
+            "s3.access-key-id": cls.said["access_key_id"],
+            "s3.secret-access-key": cls.said["secret_access_key"],
+            "s3.region": cls.said["region"],
+        }
+        cls.sql = load_catalog(
+            "tributary", type="sql", uri=cls.said["catalog_uri"], warehouse=cls.said["warehouse"], **s3
+        )
+        cls.rest = load_catalog("tributary", type="rest", uri=cls.said["rest_uri"], **s3)
+        cls.readings = cls.sql.load_table("tributary.readings").scan().to_arrow()
+        cls.aggregates = cls.sql.load_table("tributary.aggregates").scan().to_arrow()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.demo.send_signal(signal.SIGINT)
+        cls.demo.wait(60)
+        cls.demo.stdout.close()
+        cls.log.close()
+        if not os.environ.get("TRIBUTARY_KEEP"):
+            shutil.rmtree(cls.scratch, ignore_errors=True)
+
+    def test_the_demo_counts_each_message_once(self):
+        self.assertEqual(self.said["event"], "registered")
+        self.assertEqual(self.said["sent"], len(self.rows))
+        self.assertEqual(self.said["acknowledged"], len(self.rows))
+        self.assertEqual(self.said["registered"], len(self.rows))
+        self.assertEqual(self.said["distinct"], len(self.rows))
+        self.assertEqual((self.said["missing"], self.said["duplicates"], self.said["rejected"]), (0, 0, 0))
+
+    def test_every_row_of_the_csv_is_in_the_table_once_with_its_value(self):
+        expected = sorted((d, m, t, float(v)) for t, d, m, v in self.rows)
+        columns = [self.readings.column(c).to_pylist() for c in ("device", "metric", "value")]
+        times = self.readings.column("ts").cast(pyarrow.int64()).to_pylist()
+        got = sorted((d, m, t, v) for d, m, v, t in zip(*columns, times))
+        self.assertEqual(got, expected)
+
+    def test_each_message_number_stands_in_the_tags_once(self):
+        numbers = [dict(tags)["n"] for tags in self.readings.column("tags").to_pylist()]
+        self.assertEqual(len(numbers), len(self.rows))
+        self.assertEqual(len(set(numbers)), len(self.rows))
+
+    def test_sql_catalog_and_rest_catalog_show_the_same_table(self):
+        by_rest = self.rest.load_table("tributary.readings").scan().to_arrow()
+        self.assertEqual(by_rest.num_rows, self.readings.num_rows)
+        self.assertEqual(
+            sorted(by_rest.column("seq").to_pylist()), sorted(self.readings.column("seq").to_pylist())
+        )
+
+    def test_duckdb_sums_each_series_as_plain_arithmetic_does(self):
+        readings = self.readings  # DuckDB finds the Arrow table by this name.
+        got = {
+            (d, m): (n, s)
+            for d, m, n, s in duckdb.sql(
+                "select device, metric, count(*), sum(value) from readings group by all"
+            ).fetchall()
+        }
+        expected = defaultdict(list)
+        for _, device, metric, value in self.rows:
+            expected[device, metric].append(float(value))
+        self.assertEqual(got.keys(), expected.keys())
+        for key, values in expected.items():
+            self.assertEqual(got[key][0], len(values), key)
+            self.assertAlmostEqual(got[key][1], math.fsum(values), delta=1e-9 * math.fsum(map(abs, values)) + 1e-12)
+
+    def test_a_query_of_one_day_prunes_by_partition(self):
+        table = self.sql.load_table("tributary.readings")
+        days = {datetime.fromtimestamp(t / 1e6, timezone.utc).date() for t, _, _, _ in self.rows}
+        nothing = list(table.scan(row_filter="ts < '2015-12-31T00:00:00'").plan_files())
+        self.assertEqual(nothing, [])
+        self.assertEqual(len(days), 1)
+        files = list(table.scan(row_filter="ts >= '2016-01-01T00:00:00'").plan_files())
+        self.assertEqual(sum(f.file.record_count for f in files), len(self.rows))
+
+    def test_window_aggregates_equal_plain_arithmetic_on_the_csv(self):
+        windows = defaultdict(list)
+        for name, size in WINDOWS.items():
+            for order, (ts, device, metric, value) in enumerate(self.rows):
+                windows[name, device, metric, ts // size * size].append((ts, order, float(value)))
+        newest = {}
+        for row in self.aggregates.to_pylist():
+            start = micros(row["window_start"].replace(tzinfo=timezone.utc).isoformat())
+            key = (row["window_name"], row["device"], row["metric"], start)
+            if key not in newest or newest[key]["revision"] < row["revision"]:
+                newest[key] = row
+        self.assertEqual(newest.keys(), windows.keys())
+        for key, points in windows.items():
+            self.compare(key, newest[key], [v for _, _, v in sorted(points)])
+
+    def compare(self, key, row, values):
+        """One window's row against its values in order of time."""
+        scale = math.fsum(map(abs, values)) or 1.0
+        ordered = sorted(values)
+        self.assertEqual(row["samples"], len(values), key)
+        self.assertEqual((row["value_min"], row["value_max"]), (ordered[0], ordered[-1]), key)
+        self.assertEqual((row["value_first"], row["value_last"]), (values[0], values[-1]), key)
+        self.assertAlmostEqual(row["value_sum"], float(sum(map(Fraction, values))), delta=1e-9 * scale, msg=str(key))
+        self.assertAlmostEqual(row["value_mean"], statistics.fmean(values), delta=1e-9 * scale, msg=str(key))
+        if len(values) > 1:
+            self.assertAlmostEqual(row["value_stddev"], statistics.stdev(values), delta=1e-9 * scale, msg=str(key))
+        else:
+            self.assertIsNone(row["value_stddev"], key)
+        for column, q in (("value_p50", 0.50), ("value_p95", 0.95), ("value_p99", 0.99)):
+            self.assertAlmostEqual(row[column], percentile(ordered, q), delta=1e-9 * scale, msg=str(key))
+
+    def test_time_weighted_means_follow_their_definition(self):
+        """Each value holds until the next reading of its series, or the window's end; carried over from before."""
+        series = defaultdict(list)
+        for ts, device, metric, value in self.rows:
+            series[device, metric].append((ts, float(value)))
+        checked = 0
+        for row in self.aggregates.to_pylist():
+            if row["window_name"] != "1h":
+                continue
+            start = micros(row["window_start"].replace(tzinfo=timezone.utc).isoformat())
+            end = start + WINDOWS["1h"]
+            points = series[row["device"], row["metric"]]
+            times = [t for t, _ in points]
+            inside = points[bisect.bisect_left(times, start) : bisect.bisect_left(times, end)]
+            before = points[: bisect.bisect_left(times, start)]
+            steps = ([(start, before[-1][1])] if before and inside[0][0] > start else []) + inside
+            held = [(t, n - t, v) for (t, v), n in zip(steps, [t for t, _ in steps[1:]] + [end])]
+            known = sum(h for _, h, _ in held)
+            mean = float(sum(Fraction(v) * h for _, h, v in held) / known)
+            scale = max(abs(v) for _, _, v in held) or 1.0
+            self.assertAlmostEqual(row["time_weighted_mean"], mean, delta=1e-9 * scale)
+            self.assertAlmostEqual(row["coverage"], known / WINDOWS["1h"], delta=1e-9)
+            checked += 1
+        self.assertGreater(checked, 400)
+
+
+if __name__ == "__main__":
+    unittest.main()
