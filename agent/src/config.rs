@@ -4,6 +4,8 @@
 //! shows every key. Durations are microseconds here, sizes bytes. Nothing in it works; parts that work stand beside it.
 
 mod section;
+pub mod load;
+pub mod show;
 pub mod parse;
 
 use std::net::SocketAddr;

@@ -1,0 +1,91 @@
+//! What is in force, as lines of `key = value` for people.
+
+use super::{Config, Credentials, MqttVersion, ReleaseOn};
+
+/// The effective configuration, one key a line. Names files that hold secrets, never the secrets.
+pub fn show(c: &Config) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = |key: &str, value: String| lines.push(format!("{key} = {value}\n"));
+    line("gateway", quote(c.gateway.as_str()));
+    line("state_dir", quote(&c.state_dir.display().to_string()));
+    for (k, v) in &c.tags {
+        line(&format!("tags.{k}"), quote(v));
+    }
+    for (i, b) in c.brokers.iter().enumerate() {
+        let at = |key: &str| format!("broker[{i}].{key}");
+        let scheme = if b.tls { "mqtts" } else { "mqtt" };
+        line(&at("url"), quote(&format!("{scheme}://{}:{}", b.host, b.port)));
+        line(&at("client_id"), quote(&b.client_id));
+        line(&at("version"), quote(if b.version == MqttVersion::V5 { "5" } else { "3.1.1" }));
+        line(&at("inflight_window"), b.inflight_window.to_string());
+        line(&at("resends"), b.resends.to_string());
+        line(&at("keep_alive"), duration(b.keep_alive));
+        line(&at("session_expiry"), duration(b.session_expiry));
+    }
+    for (i, s) in c.sources.iter().enumerate() {
+        let at = |key: &str| format!("source[{i}].{key}");
+        line(&at("name"), quote(&s.name));
+        line(&at("topics"), format!("{:?}", s.topics));
+        line(&at("qos"), s.qos.to_string());
+        line(&at("decoder"), quote(&format!("{:?}", s.decoder).to_lowercase()));
+        for (key, path) in
+            [("time", &s.time), ("value", &s.value), ("device", &s.device), ("metric", &s.metric), ("unit", &s.unit)]
+        {
+            if let Some(path) = path {
+                line(&at(key), quote(path));
+            }
+        }
+        line(&at("namespace"), quote(s.namespace.as_str()));
+        line(&at("priority"), s.priority.to_string());
+    }
+    line("buffer.max_bytes", bytes(c.buffer.max_bytes));
+    line("buffer.min_free", bytes(c.buffer.min_free));
+    line("buffer.commit_interval", duration(c.buffer.commit_interval));
+    let release = if c.buffer.release_on == ReleaseOn::Registered { "registered" } else { "delivered" };
+    line("buffer.release_on", quote(release));
+    line("buffer.dedupe_window", duration(c.buffer.dedupe_window));
+    line("buffer.dedupe_messages", c.buffer.dedupe_messages.to_string());
+    for (i, w) in c.windows.iter().enumerate() {
+        let at = |key: &str| format!("window[{i}].{key}");
+        line(&at("name"), quote(&w.name));
+        line(&at("size"), duration(w.size));
+        line(&at("lateness"), duration(w.lateness));
+        line(&at("idle"), duration(w.idle));
+        line(&at("correction_horizon"), duration(w.correction_horizon));
+    }
+    line("segment.max_rows", c.segment.max_rows.to_string());
+    line("segment.max_bytes", bytes(c.segment.max_bytes));
+    line("segment.max_age", duration(c.segment.max_age));
+    line("bucket.url", quote(&format!("s3://{}/{}", c.bucket.name, c.bucket.prefix.as_str())));
+    if let Some(endpoint) = &c.bucket.endpoint {
+        line("bucket.endpoint", quote(endpoint));
+    }
+    line("bucket.region", quote(&c.bucket.region));
+    let credentials = match &c.bucket.credentials {
+        Credentials::Default => quote("default"),
+        Credentials::File(path) => format!("{{ file = {} }}", quote(&path.display().to_string())),
+    };
+    line("bucket.credentials", credentials);
+    line("bucket.part_size", bytes(c.bucket.part_size));
+    line("status.listen", quote(&c.status.listen.map_or("off".into(), |a| a.to_string())));
+    line("status.every", duration(c.status.every));
+    line("limits.payload", bytes(c.limits.payload as u64));
+    line("limits.depth", c.limits.depth.to_string());
+    line("limits.readings", c.limits.readings.to_string());
+    line("limits.text", bytes(c.limits.text as u64));
+    line("limits.series", c.limits.series.to_string());
+    lines.concat()
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn bytes(n: u64) -> String {
+    quote(&bytesize::ByteSize(n).display().iec().to_string())
+}
+
+fn duration(micros: i64) -> String {
+    let duration = std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+    quote(&humantime::format_duration(duration).to_string())
+}

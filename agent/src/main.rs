@@ -1,0 +1,130 @@
+//! `tributary-agent`: arguments and exit codes; everything else is in the library.
+//!
+//! Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tributary_agent::config::load::{self, LoadError};
+use tributary_agent::config::{Config, show};
+use tributary_agent::{check, pipeline, status, telemetry};
+
+#[derive(Parser)]
+#[command(
+    name = "tributary-agent",
+    version,
+    about = "Collects MQTT sensor data on a gateway and delivers it to the lake, each reading once.",
+    after_help = "Data goes to standard output, everything else to standard error. TRIBUTARY_LOG sets the log level \
+                  (error, warn, info, debug, trace).\nExit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Collect and deliver until told to stop (SIGTERM or Ctrl-C).
+    Run(File),
+    /// Name every problem of the configuration, show what is in force, and try broker, bucket and disk.
+    Check(File),
+    /// Show how the running agent is.
+    Status {
+        #[command(flatten)]
+        file: File,
+        /// Print the whole status as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct File {
+    /// The configuration; files in `conf.d/` beside it are merged over it.
+    #[arg(long, value_name = "FILE", default_value = "/etc/tributary/agent.toml")]
+    config: PathBuf,
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+const CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return fail(&format!("can't start: {e}")),
+    };
+    match arguments.command {
+        Command::Run(file) => with_config(&file.config, |config| {
+            telemetry::start();
+            match runtime.block_on(pipeline::run(config)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => fail(&format!("{e:#}")),
+            }
+        }),
+        Command::Check(file) => with_config(&file.config, |config| {
+            say(&show::show(&config));
+            let findings = runtime.block_on(check::check(&config));
+            for finding in &findings {
+                say(&format!("{finding}\n"));
+            }
+            if findings.iter().any(check::Finding::is_failure) { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
+        }),
+        Command::Status { file, json } => with_config(&file.config, |config| {
+            match runtime.block_on(status::client::fetch(&config)) {
+                Ok(status) if json => {
+                    say(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));
+                    ExitCode::SUCCESS
+                }
+                Ok(status) => {
+                    say(&status::text::render(&status));
+                    ExitCode::SUCCESS
+                }
+                Err(e) => fail(&format!("{e:#}")),
+            }
+        }),
+    }
+}
+
+fn with_config(file: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match load::load(file) {
+        Ok(config) => then(config),
+        Err(LoadError::Unreadable(message)) => {
+            complain(&message);
+            ExitCode::from(CONFIG)
+        }
+        Err(LoadError::Problems(problems)) => {
+            complain(&format!("{}: {} problem(s)", file.display(), problems.len()));
+            for problem in problems {
+                complain(&format!("  {problem}"));
+            }
+            ExitCode::from(CONFIG)
+        }
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    complain(&format!("tributary-agent: {message}"));
+    ExitCode::from(FAILED)
+}
+
+/// Data, to standard output; a closed pipe is nobody's fault.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// All else, to standard error.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
