@@ -2,6 +2,7 @@
 
 mod checksums;
 mod crash;
+mod hand;
 mod lists;
 mod objects;
 mod parts;

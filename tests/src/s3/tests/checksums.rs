@@ -129,42 +129,63 @@ async fn trailing_checksums_of_every_algorithm_are_taken() {
 }
 
 #[tokio::test]
-async fn a_byte_changed_on_the_way_is_found_by_the_trailing_checksum() {
-    let world = World::start().await;
-    let (endpoint, sent) = corrupting_wire(&world.server, b"the true value", b"the fake value").await;
-    let files = tempfile::tempdir().unwrap();
-    let body = streamed(files.path(), b"the true value").await;
-    let put = client(&endpoint).put_object().bucket(BUCKET).key("k").body(body).send().await;
-    assert_eq!(refusal(put), refused(400, "BadDigest"));
-    let sent = String::from_utf8_lossy(&sent.lock().unwrap()).to_lowercase();
-    assert!(
-        sent.contains("x-amz-trailer: x-amz-checksum-crc32"),
-        "the SDK sent no trailing checksum: {sent}"
-    );
-    assert!(sent.contains("\r\nx-amz-checksum-crc32:"), "{sent}");
-    assert!(world.is_absent("k").await);
-}
-
-#[tokio::test]
 async fn a_byte_changed_on_the_way_is_found_by_the_signature() {
     let world = World::start().await;
     let (endpoint, sent) = corrupting_wire(&world.server, b"the true value", b"the fake value").await;
-    let put = client(&endpoint).put_object().bucket(BUCKET).key("k").body(bytes(b"the true value"));
-    let put = put.send().await;
-    assert_eq!(refusal(put), refused(400, "XAmzContentSHA256Mismatch"));
+    let put = || client(&endpoint).put_object().bucket(BUCKET).key("k");
+    let whole = put().body(bytes(b"the true value")).send().await;
+    assert_eq!(refusal(whole), refused(400, "XAmzContentSHA256Mismatch"));
+    let files = tempfile::tempdir().unwrap();
+    let chunked = put().body(streamed(files.path(), b"the true value").await).send().await;
+    assert_eq!(refusal(chunked), refused(403, "SignatureDoesNotMatch"));
     let sent = String::from_utf8_lossy(&sent.lock().unwrap()).to_lowercase();
-    assert!(!sent.contains("unsigned-payload"), "the SDK didn't sign this body: {sent}");
+    assert!(!sent.contains("unsigned-payload"), "the SDK didn't sign these bodies: {sent}");
     assert!(world.is_absent("k").await);
+    assert_eq!(world.leftovers(), 0);
+}
+
+/// An unsigned body, as the SDK sends it over TLS: its trailing checksum is all that vouches for it.
+async fn put_with_trailer(world: &World, announced: &[(&str, &str)], trailer: &str) -> String {
+    let mut headers = vec![
+        ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+        ("content-encoding", "aws-chunked"),
+        ("x-amz-decoded-content-length", "9"),
+    ];
+    headers.extend(announced);
+    let body = format!("4\r\n1234\r\n5\r\n56789\r\n0\r\n{trailer}\r\n");
+    hand::send(&world.server, "PUT", &format!("/{BUCKET}/k"), &headers, &body).await
 }
 
 #[tokio::test]
-async fn an_announced_checksum_that_never_comes_is_refused() {
+async fn trailing_checksums_that_are_wrong_or_never_come_are_refused() {
     let world = World::start().await;
-    let (endpoint, _) =
-        corrupting_wire(&world.server, b"\r\nx-amz-checksum-crc32:", b"\r\nx-amz-notachecksum12:").await;
-    let files = tempfile::tempdir().unwrap();
-    let body = streamed(files.path(), b"value").await;
-    let put = client(&endpoint).put_object().bucket(BUCKET).key("k").body(body).send().await;
-    assert_eq!(refusal(put), refused(400, "InvalidRequest"));
-    assert!(world.is_absent("k").await);
+    let crc32 = ("x-amz-trailer", "x-amz-checksum-crc32");
+    for (announced, trailer, status, code) in [
+        (vec![crc32], "x-amz-checksum-crc32:y/Q5Jw==\r\n", 400, "BadDigest"),
+        (vec![crc32], "", 400, "InvalidRequest"),
+        (vec![crc32], "x-amz-checksum-crc32c:4waSgw==\r\n", 400, "InvalidRequest"),
+        (vec![crc32], "x-amz-checksum-crc32:y/Q5\r\n", 400, "InvalidRequest"),
+        (vec![crc32, ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE=")], "", 400, "InvalidRequest"),
+        (vec![crc32, ("x-amz-sdk-checksum-algorithm", "SHA256")], "", 400, "InvalidRequest"),
+        (vec![("x-amz-trailer", "x-amz-checksum-sha512")], "", 501, "NotImplemented"),
+    ] {
+        let answer = put_with_trailer(&world, &announced, trailer).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{announced:?} {trailer:?}: {answer}");
+        assert!(answer.contains(&format!("<Code>{code}</Code>")), "{announced:?} {trailer:?}: {answer}");
+        assert!(world.is_absent("k").await, "{announced:?} {trailer:?}");
+    }
+    assert_eq!(world.leftovers(), 0);
+    let right = put_with_trailer(&world, &[crc32], "x-amz-checksum-crc32:y/Q5Jg==\r\n").await;
+    assert!(right.starts_with("HTTP/1.1 200 "), "{right}");
+    assert_eq!(world.get("k").await, CHECK);
+}
+
+#[tokio::test]
+async fn an_algorithm_named_without_its_checksum_is_refused() {
+    let world = World::start().await;
+    let headers = [("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), ("x-amz-sdk-checksum-algorithm", "CRC32")];
+    let answer = hand::send(&world.server, "PUT", &format!("/{BUCKET}/k"), &headers, "value").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let answer = hand::send(&world.server, "PUT", &format!("/{BUCKET}/k"), &headers[..1], "value").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
