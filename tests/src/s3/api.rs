@@ -8,15 +8,16 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use super::body;
 use super::condition::{ReadCondition, WriteCondition};
 use super::disk;
-use super::model::{Head, Object as Stored, time_of};
+use super::model::Head;
 use super::multipart::{self, Expected, NamedPart};
 use super::page::After;
 use super::percent;
+use super::shape::{
+    MAX_PAGE, Naming, count, echo_sum, full_sum, head, head_of, kind_type, limit, named_part, ok, signed,
+    strong, time,
+};
 use super::store::Store;
-use super::sums::{self, Algorithm, Claim, Kind, Sum};
-
-const MAX_PAGE: i32 = 1000;
-const MAX_USER_METADATA: usize = 2 * 1024;
+use super::sums::{self, Algorithm, Claim, Kind};
 
 /// The S3 trait over one store.
 pub struct Api {
@@ -24,57 +25,6 @@ pub struct Api {
     pub store: Arc<Store>,
     /// The region that buckets say they are in.
     pub region: String,
-}
-
-/// Sets the one checksum field that a kept checksum belongs in; the generated types share no trait.
-macro_rules! echo_sum {
-    ($output:expr, $sum:expr) => {{
-        let value = Some($sum.value.clone());
-        match $sum.algorithm {
-            Algorithm::Crc32 => $output.checksum_crc32 = value,
-            Algorithm::Crc32c => $output.checksum_crc32c = value,
-            Algorithm::Crc64Nvme => $output.checksum_crc64nvme = value,
-            Algorithm::Sha1 => $output.checksum_sha1 = value,
-            Algorithm::Sha256 => $output.checksum_sha256 = value,
-        }
-    }};
-}
-
-/// The headers of an object to be, from the inputs that can carry them.
-macro_rules! head_of {
-    ($input:expr) => {
-        head(
-            Head {
-                content_type: $input.content_type.take(),
-                cache_control: $input.cache_control.take(),
-                content_disposition: $input.content_disposition.take(),
-                content_encoding: $input.content_encoding.take(),
-                content_language: $input.content_language.take(),
-                user: Default::default(),
-            },
-            $input.metadata.take(),
-        )
-    };
-}
-
-fn head(mut head: Head, metadata: Option<Metadata>) -> S3Result<Head> {
-    head.user = metadata.unwrap_or_default().into_iter().collect();
-    let size: usize = head.user.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if size > MAX_USER_METADATA {
-        return Err(s3_error!(
-            MetadataTooLarge,
-            "Your metadata headers exceed the maximum allowed metadata size: {size} bytes, {MAX_USER_METADATA} are allowed"
-        ));
-    }
-    let coding = head.content_encoding.as_deref().unwrap_or_default();
-    let kept: Vec<&str> = coding
-        .split(',')
-        .map(str::trim)
-        .filter(|c| !c.is_empty() && !c.eq_ignore_ascii_case("aws-chunked"))
-        .collect();
-    head.content_encoding = (!kept.is_empty()).then(|| kept.join(","));
-    head.content_type.get_or_insert_with(|| "binary/octet-stream".to_owned());
-    Ok(head)
 }
 
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> S3Result<T> + Send + 'static) -> S3Result<T> {
@@ -87,83 +37,6 @@ async fn or_drain<T>(result: S3Result<T>, body: &mut Option<StreamingBlob>) -> S
         disk::drain(body.take()).await;
     }
     result
-}
-
-fn kind_type(kind: Kind) -> ChecksumType {
-    ChecksumType::from_static(kind.name())
-}
-
-fn strong(etag: &str) -> Option<ETag> {
-    Some(ETag::Strong(etag.to_owned()))
-}
-
-fn time(ms: u64) -> Option<Timestamp> {
-    Some(Timestamp::from(time_of(ms)))
-}
-
-fn signed(size: u64) -> Option<i64> {
-    Some(i64::try_from(size).unwrap_or(i64::MAX))
-}
-
-fn ok<T>(output: T) -> S3Result<S3Response<T>> {
-    Ok(S3Response::new(output))
-}
-
-/// A page size as sent: at most 1,000, and never negative.
-fn limit(name: &str, asked: Option<i32>) -> S3Result<i32> {
-    match asked.unwrap_or(MAX_PAGE) {
-        negative if negative < 0 => Err(s3_error!(
-            InvalidArgument,
-            "Argument {name} must be an integer between 0 and 2147483647; got {negative}"
-        )),
-        asked => Ok(asked.min(MAX_PAGE)),
-    }
-}
-
-fn count(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-/// Encodes names the way the client asked for.
-struct Naming(bool);
-
-impl Naming {
-    fn of(asked: Option<&EncodingType>) -> S3Result<Self> {
-        match asked.map(EncodingType::as_str) {
-            None => Ok(Self(false)),
-            Some("url") => Ok(Self(true)),
-            Some(other) => {
-                Err(s3_error!(InvalidArgument, "Invalid Encoding Method specified in Request: {other}"))
-            }
-        }
-    }
-
-    fn name(&self, name: &str) -> String {
-        if self.0 { percent::encode(name) } else { name.to_owned() }
-    }
-
-    fn prefixes(&self, prefixes: &[String]) -> Vec<CommonPrefix> {
-        prefixes.iter().map(|prefix| CommonPrefix { prefix: Some(self.name(prefix)) }).collect()
-    }
-}
-
-fn named_part(part: CompletedPart) -> S3Result<NamedPart> {
-    let (Some(number), Some(etag)) = (part.part_number, part.e_tag) else {
-        return Err(s3_error!(MalformedXML, "Each Part needs a PartNumber and an ETag"));
-    };
-    let sums = [
-        (Algorithm::Crc32, part.checksum_crc32),
-        (Algorithm::Crc32c, part.checksum_crc32c),
-        (Algorithm::Crc64Nvme, part.checksum_crc64nvme),
-        (Algorithm::Sha1, part.checksum_sha1),
-        (Algorithm::Sha256, part.checksum_sha256),
-    ];
-    let sums = sums.into_iter().filter_map(|(algorithm, value)| Some((algorithm, value?))).collect();
-    Ok(NamedPart { number, etag: etag.into_value(), sums })
-}
-
-fn full_sum(object: &Stored) -> (&Sum, ChecksumType) {
-    (&object.sum, kind_type(object.sum.kind))
 }
 
 #[async_trait::async_trait]

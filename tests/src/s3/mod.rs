@@ -25,6 +25,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub mod access;
 mod api;
+mod shape;
 mod gate;
 mod condition;
 mod multipart;
