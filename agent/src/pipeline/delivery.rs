@@ -1,0 +1,486 @@
+//! Delivers: sends what is sealed, reads receipts, lets go of what they permit, and writes the status object.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use tracing::{debug, error, info, warn};
+use tributary_contract::digest::Digest;
+use tributary_contract::id::{Epoch, Number};
+use tributary_contract::range::Ranges;
+use tributary_contract::receipt::Receipt;
+use tributary_contract::status::Health;
+use tributary_contract::time::Timestamp;
+
+use super::clock::until;
+use super::shared::{Shared, StartAgain};
+use crate::buffer::{Entry, Progress};
+use crate::config::ReleaseOn;
+use crate::upload::answer::Answer;
+use crate::upload::backoff::Jitter;
+use crate::upload::bucket::{Bucket, Fetched};
+use crate::upload::classify::{Outcome, classify};
+use crate::upload::perform::perform;
+use crate::upload::poll::Poll;
+use crate::upload::probe::{Probe, probe};
+use crate::upload::receipt::{EpochFacts, Known, Memory, ReceiptAction, read, unreceipted};
+use crate::upload::step::{BACKOFF, Doubt, Event, Step, Task, Why, advance, next_step};
+
+/// The buffer's name for the memory of receipts.
+const MEMORY: &str = "receipt-memory";
+/// Entries taken from the outbox at once.
+const AT_ONCE: usize = 32;
+/// The greatest receipt that is read, bytes.
+const RECEIPT_MAX: u64 = 8 << 20;
+/// Batches deleted in one transaction.
+const TRIM_AT_ONCE: usize = 256;
+/// The longest the loop sleeps without being woken.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// The delivering loop's own memory.
+pub struct Deliverer<B> {
+    shared: Arc<Shared>,
+    bucket: Arc<B>,
+    /// What must be found out about entries; losing it costs requests.
+    doubts: HashMap<(Epoch, Number), Doubt>,
+    probed: Option<Probe>,
+    poll: Poll,
+    memory: Option<Memory>,
+    /// The last receipt that was taken, to be read again when entries become delivered after it.
+    last_receipt: Option<(Receipt, Digest)>,
+    /// Nothing is asked of the bucket before this.
+    rest_until: Timestamp,
+    failures: u32,
+    /// When the status object was last written, with which health.
+    status_written: Option<(Timestamp, Health)>,
+    /// When anything was last uploaded.
+    uploaded_at: Timestamp,
+}
+
+impl<B: Bucket> Deliverer<B> {
+    /// A deliverer that knows nothing of the bucket yet.
+    pub fn new(shared: Arc<Shared>, bucket: Arc<B>) -> Self {
+        let now = shared.now();
+        Self {
+            shared,
+            bucket,
+            doubts: HashMap::new(),
+            probed: None,
+            poll: Poll::new(now),
+            memory: None,
+            last_receipt: None,
+            rest_until: Timestamp(i64::MIN),
+            failures: 0,
+            status_written: None,
+            uploaded_at: now,
+        }
+    }
+
+    /// Does what is due at `now`; gives the wait until something may be due again.
+    ///
+    /// # Errors
+    /// Whatever the buffer says. What the bucket says is no error here: it is tried again, and shown.
+    pub async fn pass(&mut self, now: Timestamp) -> anyhow::Result<Duration> {
+        if now < self.rest_until {
+            return Ok(until(self.rest_until, now, LONGEST_SLEEP));
+        }
+        if !self.probe(now).await {
+            return Ok(until(self.rest_until, now, LONGEST_SLEEP));
+        }
+        let mut delivered = self.send(now).await?;
+        delivered |= self.look_again(now).await?;
+        if delivered {
+            self.poll.delivered(self.shared.now());
+        }
+        self.read_receipt(now, delivered).await?;
+        self.let_go_of_delivered().await?;
+        self.trim().await?;
+        self.write_status(now).await;
+        self.next_wait().await
+    }
+
+    /// Asks the store, once a start, whether it honours create-only requests.
+    async fn probe(&mut self, now: Timestamp) -> bool {
+        match self.probed {
+            Some(Probe::Honoured) => return true,
+            Some(Probe::Ignored) | None => {}
+        }
+        let key = self.shared.config.bucket.prefix.status(&self.shared.config.gateway);
+        let status = self.status_json();
+        match probe(&*self.bucket, &key, status).await {
+            Ok(Probe::Honoured) => {
+                self.probed = Some(Probe::Honoured);
+                self.shared.live().notices.remove("store");
+                self.went_well();
+                true
+            }
+            Ok(Probe::Ignored) => {
+                self.probed = Some(Probe::Ignored);
+                error!("{}", Probe::REFUSAL);
+                self.shared.live().notices.insert("store", Probe::REFUSAL.to_owned());
+                self.rest_until = now.plus(BACKOFF.longest());
+                false
+            }
+            Err(answer) => {
+                self.went_wrong(&answer, now);
+                false
+            }
+        }
+    }
+
+    /// Sends what is due, oldest first. True: something was delivered.
+    async fn send(&mut self, now: Timestamp) -> anyhow::Result<bool> {
+        let mut delivered = false;
+        loop {
+            let due = self.shared.buffer.run(move |b| b.due(now, AT_ONCE)).await??;
+            if due.is_empty() {
+                return Ok(delivered);
+            }
+            for entry in due {
+                let doubt = self.doubts.remove(&(entry.epoch, entry.number));
+                let task = match doubt {
+                    Some(doubt) => Task { entry, doubt },
+                    None => Task::resume(entry),
+                };
+                delivered |= self.work(task).await?;
+                if self.shared.now() < self.rest_until {
+                    return Ok(delivered);
+                }
+            }
+        }
+    }
+
+    /// Takes one entry as far as it goes now. True: it was delivered, or found to be.
+    async fn work(&mut self, mut task: Task) -> anyhow::Result<bool> {
+        let part_size = self.shared.config.bucket.part_size;
+        let prefix = self.shared.config.bucket.prefix.clone();
+        let (epoch, number) = (task.entry.epoch, task.entry.number);
+        let file = self.shared.buffer.run(move |b| b.segment_path(epoch, number)).await?;
+        loop {
+            let now = self.shared.now();
+            let step = next_step(&task, part_size);
+            if step == Step::Nothing || task.entry.next_at > now {
+                break;
+            }
+            debug!(segment = %task.entry.key.file_name(), ?step, "upload");
+            let Some(event) = perform(&*self.bucket, &prefix, &task.entry, &file, &step).await else { break };
+            let now = self.shared.now();
+            self.count(&step, &event, now, &task.entry);
+            let after = advance(&task, &event, now, Jitter::new(fastrand::f64()));
+            let was_delivered = matches!(task.entry.state, Progress::Delivered { .. });
+            let is_delivered = matches!(after.entry.state, Progress::Delivered { .. });
+            self.save(&task.entry, &after.entry, now).await?;
+            task = after;
+            if is_delivered && (!was_delivered || task.doubt == Doubt::None) {
+                if !was_delivered {
+                    info!(segment = %task.entry.key.file_name(), bytes = task.entry.size, "delivered");
+                    self.uploaded_at = now;
+                }
+                return Ok(true);
+            }
+            if let Event::Failed { outcome, answer } = &event {
+                if concerns_all(*outcome) {
+                    self.went_wrong(answer, now);
+                    self.rest_until = self.rest_until.max(task.entry.next_at.min(now.plus(BACKOFF.longest())));
+                    break;
+                }
+                warn!(segment = %task.entry.key.file_name(), "{answer}");
+            } else {
+                self.went_well();
+            }
+        }
+        if task.doubt != Doubt::None {
+            self.doubts.insert((epoch, number), task.doubt);
+        }
+        Ok(false)
+    }
+
+    /// Writes down how far an entry is, if that changed.
+    async fn save(&mut self, before: &Entry, after: &Entry, now: Timestamp) -> anyhow::Result<()> {
+        if before == after {
+            return Ok(());
+        }
+        let entry = after.clone();
+        match &after.state {
+            Progress::Superseded { reason } => {
+                let reason = reason.clone();
+                warn!(segment = %entry.key.file_name(), "superseded: {reason}");
+                let name = entry.key.file_name();
+                self.shared.live().notices.insert("superseded", format!("segment {name}: {reason}"));
+                let why = reason.clone();
+                self.shared
+                    .buffer
+                    .run(move |b| b.supersede(entry.epoch, entry.number, &reason, now))
+                    .await??;
+                // Its rows wait under another epoch now, and decisions in it no longer stand: windows are folded anew.
+                return Err(StartAgain(why).into());
+            }
+            _ => {
+                self.shared
+                    .buffer
+                    .run(move |b| {
+                        let Entry { epoch, number, state, attempts, next_at, .. } = &entry;
+                        b.save_progress(*epoch, *number, state, *attempts, *next_at)
+                    })
+                    .await??;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for what was delivered long ago and never registered.
+    async fn look_again(&mut self, now: Timestamp) -> anyhow::Result<bool> {
+        let waiting = self.shared.buffer.run(move |b| b.unconfirmed(now, AT_ONCE)).await??;
+        let mut found = false;
+        for action in unreceipted(&waiting, now) {
+            if let ReceiptAction::LookFirst { epoch, number } = action
+                && let Some(entry) = waiting.iter().find(|e| (e.epoch, e.number) == (epoch, number))
+            {
+                found |= self.work(Task::look(entry.clone(), Why::NoReceipt, now)).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks for the receipt if that is due, or reads the last one again because more was delivered.
+    async fn read_receipt(&mut self, now: Timestamp, delivered: bool) -> anyhow::Result<()> {
+        if self.shared.config.buffer.release_on == ReleaseOn::Delivered {
+            return Ok(());
+        }
+        if delivered && let Some((receipt, content)) = self.last_receipt.take() {
+            self.take_receipt(receipt, content, now).await?;
+        }
+        let outstanding = self.is_outstanding().await?;
+        if self.poll.due(outstanding).is_none_or(|at| at > now) {
+            return Ok(());
+        }
+        let key = self.shared.config.bucket.prefix.receipt(&self.shared.config.gateway);
+        self.shared.live().link.requests += 1;
+        match self.bucket.get(&key, self.poll.etag(), RECEIPT_MAX).await {
+            Ok(Fetched::Unchanged) => {
+                self.went_well();
+                self.poll.nothing_new(now);
+            }
+            Ok(Fetched::Body { bytes, etag }) => {
+                self.went_well();
+                match Receipt::from_json(&bytes, &self.shared.config.gateway) {
+                    Ok(receipt) => {
+                        self.poll.changed(etag, now);
+                        self.take_receipt(receipt, Digest::of(&bytes), now).await?;
+                    }
+                    Err(e) => {
+                        warn!("{key}: {e}");
+                        self.poll.nothing_new(now);
+                    }
+                }
+            }
+            Err(answer) => {
+                if !matches!(classify(&answer), Outcome::Absent | Outcome::Unknown) {
+                    self.went_wrong(&answer, now);
+                }
+                self.poll.nothing_new(now);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_receipt(&mut self, receipt: Receipt, content: Digest, now: Timestamp) -> anyhow::Result<()> {
+        let memory = self.memory().await?;
+        let (entries, epochs) = self
+            .shared
+            .buffer
+            .run(|b| -> anyhow::Result<_> { Ok((b.entries()?, b.epochs()?)) })
+            .await??;
+        let epochs: BTreeMap<Epoch, EpochFacts> =
+            epochs.into_iter().map(|e| (e.epoch, EpochFacts { last: e.last, void: e.void })).collect();
+        let verdict = read(&receipt, content, &memory, &Known { entries: &entries, epochs: &epochs }, now);
+        if verdict.memory != memory {
+            let json = serde_json::to_vec(&verdict.memory).context("memory of receipts")?;
+            self.shared.buffer.run(move |b| b.set_setting(MEMORY, &json)).await??;
+        }
+        {
+            let mut live = self.shared.live();
+            live.receipt.revision = verdict.memory.revision;
+            live.receipt.at = verdict.memory.taken_at;
+            live.receipt.stale = verdict.memory.is_stale(now);
+            live.receipt.forked = !verdict.memory.forked.is_empty();
+        }
+        self.memory = Some(verdict.memory);
+        let mut release: Vec<(Epoch, Number)> = Vec::new();
+        for action in verdict.actions {
+            match action {
+                ReceiptAction::Release { epoch, number } => release.push((epoch, number)),
+                ReceiptAction::LookFirst { epoch, number } => {
+                    if let Some(entry) = entries.iter().find(|e| (e.epoch, e.number) == (epoch, number)) {
+                        self.work(Task::look(entry.clone(), Why::Receipt, now)).await?;
+                    }
+                }
+                ReceiptAction::Quarantine { epoch, number, reason, detail } => {
+                    warn!(%epoch, %number, "the receiver set a segment aside: {reason}: {detail}");
+                    let why = format!("{reason}: {detail}");
+                    self.shared.buffer.run(move |b| b.quarantine(epoch, number, &why)).await??;
+                }
+                ReceiptAction::Fork { epoch, number, why } => {
+                    error!(%epoch, number, "{why}");
+                    self.shared.live().notices.insert("fork", why.clone());
+                    let reason = why.clone();
+                    let begun = self
+                        .shared
+                        .buffer
+                        .run(move |b| if b.epoch() == epoch { b.new_epoch(&reason, now).map(|_| true) } else { Ok(false) })
+                        .await??;
+                    if begun {
+                        return Err(StartAgain(why).into());
+                    }
+                }
+            }
+        }
+        if !release.is_empty() {
+            info!(segments = release.len(), "registered; let go");
+            self.shared.buffer.run(move |b| b.release(&release)).await??;
+        }
+        let covered: Vec<(Epoch, Ranges)> =
+            receipt.epochs.iter().map(|(epoch, said)| (*epoch, said.void.clone())).collect();
+        self.shared
+            .buffer
+            .run(move |b| -> anyhow::Result<()> {
+                for (epoch, void) in covered.iter().filter(|(_, v)| !v.is_empty()) {
+                    b.forget_void(*epoch, void)?;
+                }
+                Ok(())
+            })
+            .await??;
+        if verdict.taken {
+            self.last_receipt = Some((receipt, content));
+        }
+        Ok(())
+    }
+
+    async fn memory(&mut self) -> anyhow::Result<Memory> {
+        if let Some(memory) = &self.memory {
+            return Ok(memory.clone());
+        }
+        let stored = self.shared.buffer.run(|b| b.setting(MEMORY)).await??;
+        Ok(stored.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default())
+    }
+
+    /// Without a receiver, the bucket's word is enough, because the operator said so.
+    async fn let_go_of_delivered(&self) -> anyhow::Result<()> {
+        if self.shared.config.buffer.release_on != ReleaseOn::Delivered {
+            return Ok(());
+        }
+        self.shared
+            .buffer
+            .run(|b| -> anyhow::Result<()> {
+                let entries = b.entries()?;
+                let delivered: Vec<_> = entries
+                    .iter()
+                    .filter(|e| matches!(e.state, Progress::Delivered { .. }))
+                    .map(|e| (e.epoch, e.number))
+                    .collect();
+                if !delivered.is_empty() {
+                    b.release(&delivered)?;
+                }
+                Ok(())
+            })
+            .await?
+    }
+
+    /// Deletes batches that nothing needs any more.
+    async fn trim(&self) -> anyhow::Result<()> {
+        let retention = self.shared.windows().retention();
+        let trimmed =
+            self.shared.buffer.run(move |b| b.trim(TRIM_AT_ONCE, &|span| retention.needs(span))).await??;
+        if trimmed > 0 {
+            debug!(batches = trimmed, "journal trimmed");
+        }
+        Ok(())
+    }
+
+    /// Writes the status object when health changed, or nothing else told of us for `status.every`.
+    async fn write_status(&mut self, now: Timestamp) {
+        let health = self.shared.status.borrow().health;
+        let due = self.status_written.is_none_or(|(at, was)| {
+            was != health || now.since(at.max(self.uploaded_at)) >= self.shared.config.status.every
+        });
+        if !due || now < self.rest_until {
+            return;
+        }
+        let key = self.shared.config.bucket.prefix.status(&self.shared.config.gateway);
+        self.shared.live().link.requests += 1;
+        match self.bucket.put_replace(&key, self.status_json()).await {
+            Ok(()) => {
+                self.went_well();
+                self.status_written = Some((now, health));
+            }
+            Err(answer) => self.went_wrong(&answer, now),
+        }
+    }
+
+    fn status_json(&self) -> Bytes {
+        let status = Arc::clone(&self.shared.status.borrow());
+        Bytes::from(serde_json::to_vec(&*status).unwrap_or_default())
+    }
+
+    async fn is_outstanding(&self) -> anyhow::Result<bool> {
+        let delivered = self.shared.buffer.run(|b| b.unconfirmed(Timestamp(i64::MAX), 1)).await??;
+        Ok(!delivered.is_empty())
+    }
+
+    async fn next_wait(&self) -> anyhow::Result<Duration> {
+        let now = self.shared.now();
+        if now < self.rest_until {
+            return Ok(until(self.rest_until, now, LONGEST_SLEEP));
+        }
+        let waiting = self.shared.buffer.run(|b| b.due(Timestamp(i64::MAX), 1)).await??;
+        let retry = waiting.first().map(|e| e.next_at);
+        let receipt = self.poll.due(self.is_outstanding().await?);
+        let receipt = receipt.filter(|_| self.shared.config.buffer.release_on == ReleaseOn::Registered);
+        let status = self
+            .status_written
+            .map(|(at, _)| at.max(self.uploaded_at).plus(self.shared.config.status.every));
+        let next = [retry, receipt, status].into_iter().flatten().min();
+        Ok(next.map_or(LONGEST_SLEEP, |at| until(at, now, LONGEST_SLEEP)))
+    }
+
+    fn count(&self, step: &Step, event: &Event, now: Timestamp, entry: &Entry) {
+        let mut live = self.shared.live();
+        live.link.requests += 1;
+        let failed = matches!(event, Event::Failed { .. });
+        live.link.bytes_sent += match step {
+            Step::Put if !failed => entry.size,
+            Step::UploadPart { length, .. } if !failed => *length,
+            _ => 0,
+        };
+        if !failed {
+            live.link.last_success = Some(now);
+        }
+    }
+
+    fn went_well(&mut self) {
+        self.failures = 0;
+        let mut live = self.shared.live();
+        live.link.last_success = Some(self.shared.now());
+        live.link.failing = None;
+        live.link.failing_since = None;
+    }
+
+    fn went_wrong(&mut self, answer: &Answer, now: Timestamp) {
+        self.failures = self.failures.saturating_add(1);
+        self.rest_until = now.plus(BACKOFF.delay(self.failures, Jitter::new(fastrand::f64())));
+        let mut live = self.shared.live();
+        let text = answer.to_string();
+        if live.link.failing.as_deref() != Some(&text) {
+            warn!("bucket: {text}");
+        }
+        live.link.failing = Some(text);
+        live.link.failing_since.get_or_insert(now);
+    }
+}
+
+/// Whether an outcome says something of the link or the store rather than of one segment.
+const fn concerns_all(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Later | Outcome::Stop)
+}

@@ -1,0 +1,444 @@
+//! The shell around the stages: order of start and stop, four loops, and what calls what.
+//!
+//! *Intake* takes events of the connections, commits batches, acknowledges. *Sealing* reads back, closes windows, makes
+//! segments. *Delivery* sends them, reads receipts, lets go. *Report* tells how that goes. Each loop waits, calls the
+//! body of its pass, and repeats; loops wake each other, but hand nothing over except through the buffer.
+//!
+//! One *life* of the pipeline is one opening of the buffer. Whatever fails in it (a full disk, a broken card, a fork)
+//! ends that life: connections are dropped, nothing that wasn't durable was acknowledged, and the next life begins by
+//! opening the buffer as after a crash. So there is one way to start, and it is used often enough to be trusted.
+//! Stopping is in order: intake commits what it has and acknowledges it; sealing and delivery end after their step;
+//! the buffer is closed with the mark of a clean stop. Nothing needs the clean stop to be right.
+
+mod clock;
+mod delivery;
+mod intake;
+mod report;
+mod sealing;
+mod shared;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use tributary_contract::id::Epoch;
+use tributary_contract::status::{BrokerStatus, GatewayStatus, SourceStatus};
+
+pub use clock::{Clock, SystemClock};
+pub use delivery::Deliverer;
+pub use intake::Intake;
+pub use report::report;
+pub use sealing::Sealer;
+pub use shared::{Live, Shared, StartAgain};
+
+use crate::buffer::{Buffer, BufferThread, NoFaults, OpenError, OpenEvent, OpenSettings};
+use crate::config::{Config, load};
+use crate::ingest::mqtt::{self, EventReceiver, Handle, QUEUE_BYTES, QUEUE_EVENTS, queue};
+use crate::ingest::redelivery;
+use crate::ingest::stage::Stage;
+use crate::status::server;
+use crate::upload::s3::S3Bucket;
+use crate::window::{Decided, Windows};
+
+/// Pauses between lives that failed: from the first, doubled, to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often the status is collected.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long a loop may take to end its step when told to stop.
+const GRACE: Duration = Duration::from_secs(20);
+/// Sealing looks for due segments at least this often.
+const SEAL_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Only what no waiting mends: the status address is taken, another agent has the buffer, or the buffer is another
+/// gateway's. All else is retried for ever, and shown.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let stop = CancellationToken::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let live = Arc::new(Mutex::new(new_live(&config, clock.now())));
+    let (status, shown) = watch::channel(Arc::new(first_status(&config, &*clock)));
+    info!(gateway = %config.gateway, version = env!("CARGO_PKG_VERSION"), "starting");
+    let endpoint = match config.status.listen {
+        Some(address) => {
+            let listener = server::listen(address).await?;
+            info!("status on http://{address}/status");
+            let stopped = stop.clone();
+            Some(tokio::spawn(server::serve(listener, shown, async move { stopped.cancelled().await })))
+        }
+        None => None,
+    };
+    let signals = tokio::spawn(wait_for_signal(stop.clone()));
+    let ended = lives(&config, &live, &status, &clock, &stop).await;
+    stop.cancel();
+    if let Some(endpoint) = endpoint {
+        // A client that holds its connection open doesn't hold us.
+        let _ = timeout(Duration::from_secs(1), endpoint).await;
+    }
+    signals.abort();
+    ended
+}
+
+/// One life of the pipeline after another, until told to stop.
+async fn lives(
+    config: &Arc<Config>,
+    live: &Arc<Mutex<Live>>,
+    status: &watch::Sender<Arc<GatewayStatus>>,
+    clock: &Arc<dyn Clock>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let began = tokio::time::Instant::now();
+        let failure = match one_life(config, live, status, clock, stop).await {
+            Ok(()) => return Ok(()),
+            Err(e) => e,
+        };
+        if let Some(open) = failure.downcast_ref::<OpenError>()
+            && !open.may_mend()
+        {
+            return Err(failure);
+        }
+        if let Some(StartAgain(why)) = failure.downcast_ref::<StartAgain>() {
+            info!("starting again: {why}");
+            continue;
+        }
+        error!("{failure:#}");
+        shared::lock(live).intake_stopped = Some(format!("{failure:#}"));
+        status.send_modify(|s| {
+            let s = Arc::make_mut(s);
+            s.at = clock.now();
+            s.health = tributary_contract::status::Health::Losing;
+            s.reasons = vec![format!("nothing is taken in: {failure:#}")];
+        });
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// From opening the buffer to closing it.
+async fn one_life(
+    config: &Arc<Config>,
+    live: &Arc<Mutex<Live>>,
+    status: &watch::Sender<Arc<GatewayStatus>>,
+    clock: &Arc<dyn Clock>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (shared, stage) = open(config, live, status, clock).await?;
+    let shared = Arc::new(shared);
+    report(&shared, clock.now()).await?;
+    let bucket = Arc::new(S3Bucket::new(&config.bucket).await.context("bucket.credentials")?);
+    let (handles, events) = connect(&shared).await?;
+    // Ends the loops of this life, whether told from outside or because one of them failed.
+    let end = stop.child_token();
+    let intake = spawn("intake", &end, {
+        let end = end.clone();
+        let intake = Intake::new(Arc::clone(&shared), stage, handles);
+        async move { intake.run(events, end).await }
+    });
+    let sealing = spawn("sealing", &end, seal_loop(Arc::clone(&shared), Arc::clone(&bucket), end.clone()));
+    let delivery = spawn("delivery", &end, deliver_loop(Arc::clone(&shared), bucket, end.clone()));
+    let reporting = spawn("report", &end, report_loop(Arc::clone(&shared), end.clone()));
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
+    end.cancelled().await;
+    if stop.is_cancelled() {
+        info!("stopping");
+        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    }
+    let mut failure = None;
+    for (name, task) in [("intake", intake), ("sealing", sealing), ("delivery", delivery), ("report", reporting)] {
+        match finish(name, task).await {
+            Ok(()) => {}
+            // A new epoch is the reason even where another loop stumbled over it.
+            Err(e) if failure.is_none() || e.is::<StartAgain>() => failure = Some(e),
+            Err(e) => warn!("{e:#}"),
+        }
+    }
+    let shared = Arc::into_inner(shared);
+    match (failure, shared) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(shared)) => Ok(shared.buffer.stop().await?),
+        // A task that was late still holds it; the next start is one after a crash.
+        (None, None) => Ok(()),
+    }
+}
+
+/// Opens the buffer and folds what it holds into the stages' memories.
+async fn open(
+    config: &Arc<Config>,
+    live: &Arc<Mutex<Live>>,
+    status: &watch::Sender<Arc<GatewayStatus>>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Shared, Stage)> {
+    let settings = OpenSettings {
+        dir: config.state_dir.clone(),
+        gateway: config.gateway.clone(),
+        now: clock.now(),
+        fingerprint: fingerprint(),
+        faults: Arc::new(NoFaults),
+    };
+    let opened = tokio::task::spawn_blocking(move || Buffer::open(&settings)).await.context("opening the buffer")??;
+    let past_in_doubt = note_events(&opened.events, live);
+    let ordinal = opened.buffer.ordinal();
+    let dictionary = opened.buffer.dictionary();
+    let buffer = BufferThread::start(opened.buffer)?;
+
+    let mut stage = Stage::new(config).map_err(|e| anyhow!("{e}"))?;
+    let since = clock.now().plus(-config.buffer.dedupe_window);
+    for memory in buffer.run(move |b| b.memories(since)).await?? {
+        match redelivery::decode(&memory) {
+            Ok(remembered) => stage.restore(remembered),
+            Err(e) => {
+                warn!("memory of redeliveries: {e}");
+                stage.doubt_past();
+            }
+        }
+    }
+    if past_in_doubt {
+        stage.doubt_past();
+    }
+
+    let mut windows = Windows::new(&config.windows, ordinal);
+    let (now, names) = (clock.now(), Arc::clone(&dictionary));
+    let windows = buffer
+        .run(move |b| -> anyhow::Result<Windows> {
+            for decided in b.decisions()? {
+                windows.restore(&Decided::decode(&decided)?);
+            }
+            let lookup = |key| names.get(key);
+            b.scan_after(0, |span, rows| {
+                if windows.must_observe_again(span) {
+                    windows.observe(rows, &lookup, now);
+                }
+            })?;
+            Ok(windows)
+        })
+        .await??;
+    let shared = Shared::new(
+        Arc::clone(config),
+        buffer,
+        dictionary,
+        windows,
+        Arc::clone(live),
+        status.clone(),
+        Arc::clone(clock),
+    );
+    Ok((shared, stage))
+}
+
+/// Logs what opening found; true if the buffer may have forgotten messages that it once stored.
+fn note_events(events: &[OpenEvent], live: &Mutex<Live>) -> bool {
+    let mut live = shared::lock(live);
+    live.intake_stopped = None;
+    let mut doubt = false;
+    for event in events {
+        match event {
+            OpenEvent::Created => info!("buffer created"),
+            OpenEvent::Clean => info!("buffer opened"),
+            OpenEvent::Unclean => info!("buffer opened after a stop that wasn't clean"),
+            OpenEvent::LeaseLost(why) => warn!("the lease can't be read: {why}"),
+            OpenEvent::Damaged { why, aside } => {
+                doubt = true;
+                let kept = aside.as_ref().map(|p| format!("; it is kept in {}", p.display())).unwrap_or_default();
+                warn!("the buffer is damaged: {why}{kept}");
+                live.losses.push(format!("the buffer was damaged: {why}{kept}"));
+            }
+            OpenEvent::Salvaged { batches, lost } => {
+                warn!(batches, lost, "salvaged what had a right checksum");
+                if *lost > 0 {
+                    live.losses.push(format!("{lost} rows of the damaged buffer could not be read"));
+                }
+            }
+            OpenEvent::NewEpoch { epoch, why } => {
+                doubt = true;
+                warn!(%epoch, "new epoch: {why}");
+                live.notices.insert("epoch", format!("epoch {epoch} began: {why}"));
+            }
+            OpenEvent::ReadbackPending(n) => info!(segments = n, "to be read back before anything is sealed"),
+        }
+    }
+    doubt
+}
+
+/// Starts the connections.
+async fn connect(shared: &Arc<Shared>) -> anyhow::Result<(Vec<Handle>, EventReceiver)> {
+    let config = &shared.config;
+    let filters = mqtt::filters(config).map_err(|e| anyhow!("{e}"))?;
+    let start = shared.buffer.run(count_start).await??;
+    let (sender, events) = queue(QUEUE_EVENTS, QUEUE_BYTES);
+    let mut handles = Vec::with_capacity(config.brokers.len());
+    for (broker, connection) in config.brokers.iter().enumerate() {
+        let key = intake::subscribed_key(broker);
+        let subscribed = shared.buffer.run(move |b| b.setting(&key)).await??;
+        let clock = Arc::clone(&shared.clock);
+        let settings = mqtt::Settings {
+            broker,
+            connection: connection.clone(),
+            filters: filters.clone(),
+            payload_limit: config.limits.payload,
+            start,
+            subscribed: subscribed.and_then(|bytes| String::from_utf8(bytes).ok()),
+            clock: Arc::new(move || clock.now()),
+        };
+        let handle = mqtt::start(settings, sender.clone()).with_context(|| format!("broker[{broker}]"))?;
+        handles.push(handle);
+    }
+    Ok((handles, events))
+}
+
+/// Generations of connections must grow over restarts: each start has a number of its own.
+fn count_start(b: &mut Buffer) -> anyhow::Result<u32> {
+    const KEY: &str = "starts";
+    let before = b.setting(KEY)?.and_then(|v| v.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let now = before.wrapping_add(1);
+    b.set_setting(KEY, &now.to_le_bytes())?;
+    Ok(now)
+}
+
+async fn seal_loop(shared: Arc<Shared>, bucket: Arc<S3Bucket>, end: CancellationToken) -> anyhow::Result<()> {
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    while !end.is_cancelled() {
+        sealer.pass(&*bucket, shared.now()).await?;
+        tokio::select! {
+            () = end.cancelled() => break,
+            () = sleep(SEAL_EVERY) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn deliver_loop(shared: Arc<Shared>, bucket: Arc<S3Bucket>, end: CancellationToken) -> anyhow::Result<()> {
+    let mut deliverer = Deliverer::new(Arc::clone(&shared), bucket);
+    loop {
+        // Dropping a request halfway is safe: what it did is found out after the next start.
+        let wait = tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            wait = deliverer.pass(shared.now()) => wait?,
+        };
+        tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            () = shared.sealed.notified() => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+async fn report_loop(shared: Arc<Shared>, end: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        report(&shared, shared.now()).await?;
+        tell_systemd(&[sd_notify::NotifyState::Watchdog]);
+        tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            () = sleep(REPORT_EVERY) => {}
+        }
+    }
+}
+
+/// Starts a loop; its end, well or not, ends the others.
+fn spawn(
+    name: &'static str,
+    end: &CancellationToken,
+    body: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) -> JoinHandle<anyhow::Result<()>> {
+    let end = end.clone();
+    tokio::spawn(async move {
+        let _guard = end.drop_guard();
+        body.await.with_context(|| name)
+    })
+}
+
+/// Waits for a loop to end within its grace.
+async fn finish(name: &str, mut task: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    match timeout(GRACE, &mut task).await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(e)) => Err(anyhow!("{name} ended early: {e}")),
+        Err(_) => {
+            warn!("{name} didn't end within {} s", GRACE.as_secs());
+            task.abort();
+            Ok(())
+        }
+    }
+}
+
+/// Both signals mean the same: stop.
+async fn wait_for_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        warn!("signals can't be listened to; only SIGKILL will stop this process");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    stop.cancel();
+}
+
+/// Says so to systemd, where it asked to be told; elsewhere nothing happens.
+fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(false, states) {
+        warn!("systemd can't be told: {e}");
+    }
+}
+
+/// What tells this machine from others; the buffer adds the inode of its file.
+fn fingerprint() -> String {
+    let of = |fact: Option<String>| fact.unwrap_or_else(|| "unknown".into());
+    format!("{} {}", of(load::machine_id()), of(load::board_serial()))
+}
+
+fn new_live(config: &Config, now: tributary_contract::time::Timestamp) -> Live {
+    let broker = |b: &crate::config::Broker| BrokerStatus {
+        url: format!("{}://{}:{}", if b.tls { "mqtts" } else { "mqtt" }, b.host, b.port),
+        since: Some(now),
+        ..BrokerStatus::default()
+    };
+    Live {
+        started_at: now,
+        brokers: config.brokers.iter().map(broker).collect(),
+        drained: vec![false; config.brokers.len()],
+        sources: config.sources.iter().map(|s| SourceStatus { name: s.name.clone(), ..Default::default() }).collect(),
+        ..Live::default()
+    }
+}
+
+/// Before the buffer is open nothing is known but who we are.
+fn first_status(config: &Config, clock: &dyn Clock) -> GatewayStatus {
+    let facts = crate::status::Facts {
+        gateway: config.gateway.clone(),
+        epoch: Epoch(0),
+        at: clock.now(),
+        started_at: clock.now(),
+        tags: config.tags.clone(),
+        namespaces: config.namespaces(),
+        counters: Default::default(),
+        redelivered: Default::default(),
+        rejected: Default::default(),
+        too_late: 0,
+        buffer: Default::default(),
+        segments: Default::default(),
+        link: Default::default(),
+        brokers: Vec::new(),
+        sources: Vec::new(),
+        receipt: Default::default(),
+        intake_stopped: None,
+        losses: Vec::new(),
+        notices: vec!["the buffer is being opened".into()],
+    };
+    crate::status::judge(facts)
+}

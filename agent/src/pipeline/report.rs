@@ -1,0 +1,93 @@
+//! Reports: collects what all stages know into the status, once a second, and decides whether intake must rest.
+
+use std::sync::Arc;
+
+use tributary_contract::status::{BufferStatus, SegmentStatus};
+use tributary_contract::time::Timestamp;
+
+use super::intake::redelivered_by_rule;
+use super::shared::Shared;
+use crate::buffer::Stats;
+use crate::status::{Facts, judge};
+
+/// Collects and publishes the status at `now`.
+///
+/// # Errors
+/// The buffer's.
+pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
+    let stats = shared.buffer.run(|b| b.stats()).await??;
+    let free = free_bytes(&shared.config.state_dir);
+    let stopped = budget(shared, &stats, free);
+    let live = {
+        let mut live = shared.live();
+        live.intake_stopped = stopped;
+        live.clone()
+    };
+    let of = |state: &str| stats.segments.get(state).map_or(0, |c| c.count);
+    let books = &stats.books;
+    let facts = Facts {
+        gateway: shared.config.gateway.clone(),
+        epoch: stats.epoch,
+        at: now,
+        started_at: live.started_at,
+        tags: shared.config.tags.clone(),
+        namespaces: shared.config.namespaces(),
+        counters: books.counters,
+        redelivered: redelivered_by_rule(books.redelivered),
+        rejected: books.rejected.iter().map(|(reason, n)| (reason.code().to_owned(), *n)).collect(),
+        too_late: shared.windows().too_late(),
+        buffer: BufferStatus {
+            bytes: stats.bytes,
+            max_bytes: shared.config.buffer.max_bytes,
+            disk_free: free,
+            batches: stats.batches,
+            oldest_unsafe: stats.oldest_unsafe,
+            commits: stats.commits,
+            ordinal: u64::from(stats.ordinal),
+        },
+        segments: SegmentStatus {
+            last_number: stats.last_number,
+            sealed: books.segments_sealed,
+            delivered: books.segments_delivered,
+            registered: books.segments_registered,
+            undelivered: of("sealed") + of("uploading") + of("held"),
+            backlog_bytes: stats.backlog_bytes,
+            unregistered: of("delivered"),
+            held: of("held"),
+            quarantined: of("quarantined"),
+            superseded: of("superseded"),
+        },
+        link: live.link,
+        brokers: live.brokers,
+        sources: live.sources,
+        receipt: live.receipt,
+        intake_stopped: live.intake_stopped,
+        losses: live.losses,
+        notices: live.notices.into_values().collect(),
+    };
+    shared.status.send_replace(Arc::new(judge(facts)));
+    Ok(())
+}
+
+/// Why intake must rest, if it must: the brokers keep what isn't acknowledged.
+fn budget(shared: &Shared, stats: &Stats, free: Option<u64>) -> Option<String> {
+    let settings = &shared.config.buffer;
+    let show = |n: u64| bytesize::ByteSize(n).display().iec().to_string();
+    if stats.bytes >= settings.max_bytes {
+        let (has, may) = (show(stats.bytes), show(settings.max_bytes));
+        return Some(format!("the buffer holds {has}, its budget is {may}: nothing is taken in until some is delivered"));
+    }
+    match free {
+        Some(free) if free < settings.min_free => {
+            let (has, least) = (show(free), show(settings.min_free));
+            Some(format!("the disk has {has} free, it must keep {least}: nothing is taken in until there is more"))
+        }
+        _ => None,
+    }
+}
+
+/// Free bytes of the file system that holds `path`, for one without privileges.
+fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -1,0 +1,464 @@
+//! Seals: reads back what a crash left unknown, closes windows, and makes segments of what is due.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use tracing::{debug, info, warn};
+use tributary_contract::id::Namespace;
+use tributary_contract::manifest::Manifest;
+use tributary_contract::status::ShortStatus;
+use tributary_contract::table::Table;
+use tributary_contract::time::{Day, Timestamp};
+use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
+
+use super::shared::{Shared, StartAgain};
+use crate::buffer::{Adopted, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing, SeriesEntry};
+use crate::segment::columns::{Provenance, TableRow};
+use crate::segment::parquet::{Builder, Encoded};
+use crate::segment::plan::{self, Group, Next};
+use crate::segment::readback;
+use crate::status;
+use crate::upload::bucket::{Bucket, Fetched};
+use crate::upload::classify::{Outcome, classify};
+use crate::window::Decided;
+use crate::window::decision::Seen;
+use crate::window::emit::{Emission, Emitter, Priors};
+
+/// Batches whose rows are held in memory at once while a segment is encoded.
+const BATCHES_AT_ONCE: usize = 32;
+/// Rejects of one segment.
+const REJECTS_AT_ONCE: usize = 10_000;
+/// The greatest segment that is read back from the bucket, bytes.
+const LARGEST: u64 = 256 << 20;
+
+/// The sealing loop's own memory.
+pub struct Sealer {
+    shared: Arc<Shared>,
+    /// When windows were last asked which may close.
+    windows_at: Option<Timestamp>,
+    /// Since when rows of these tables wait; the journal knows it of readings by itself.
+    waiting_since: HashMap<(Namespace, Table, Day), Timestamp>,
+}
+
+impl Sealer {
+    /// A sealer that has done nothing yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, windows_at: None, waiting_since: HashMap::new() }
+    }
+
+    /// Does everything that is due at `now`; tells how many segments were made.
+    ///
+    /// # Errors
+    /// Whatever the buffer says; nothing was lost, the same pass may be tried again.
+    pub async fn pass<B: Bucket>(&mut self, bucket: &B, now: Timestamp) -> anyhow::Result<u64> {
+        if !self.read_back(bucket).await? {
+            return Ok(0);
+        }
+        let mut sealed = self.close_windows(now).await?;
+        while let Some((next, rest)) = self.next(now).await? {
+            sealed += self.seal_next(next, rest, now).await?;
+        }
+        if sealed > 0 {
+            self.shared.sealed.notify_one();
+        }
+        Ok(sealed)
+    }
+
+    /// Restores what a crash between lease line and transaction left unknown. False: something can't be read yet.
+    async fn read_back<B: Bucket>(&mut self, bucket: &B) -> anyhow::Result<bool> {
+        let pending = self.shared.buffer.run(|b| b.pending_readback()).await?;
+        if pending.is_empty() {
+            return Ok(true);
+        }
+        for item in pending {
+            let Some(bytes) = self.find(bucket, &item).await? else { return Ok(false) };
+            match bytes {
+                Found::Absent => {
+                    info!(epoch = %item.epoch, number = item.number, "segment never existed: its number is void");
+                    self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
+                }
+                Found::Bytes(bytes) => self.adopt(item, bytes).await?,
+            }
+        }
+        let now = self.shared.now();
+        self.shared.buffer.run(move |b| b.finish_readback(now)).await??;
+        info!("read back: what the lease and the database know of segments agrees again");
+        Ok(true)
+    }
+
+    async fn adopt(&self, item: ReadbackItem, bytes: Bytes) -> anyhow::Result<()> {
+        let size = bytes.len() as u64;
+        match readback::read(bytes) {
+            Ok(found) => {
+                let contents = into_buffer_words(found.contents);
+                info!(epoch = %item.epoch, number = item.number, "segment read back");
+                let (manifest, digest, now) = (found.manifest, found.digest, self.shared.now());
+                let adopted = self
+                    .shared
+                    .buffer
+                    .run(move |b| b.adopt(&item, &manifest, &contents, size, digest, now))
+                    .await??;
+                if adopted == Adopted::TailLost {
+                    return Err(StartAgain("the database lost its newest commits".into()).into());
+                }
+            }
+            Err(e) => {
+                warn!(epoch = %item.epoch, number = item.number, "segment can't be read back: {e}");
+                self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a segment: from the folder, else from the bucket. None: the bucket doesn't answer now.
+    async fn find<B: Bucket>(&self, bucket: &B, item: &ReadbackItem) -> anyhow::Result<Option<Found>> {
+        if let Some(path) = &item.file {
+            match read_file(path).await {
+                Ok(bytes) => return Ok(Some(Found::Bytes(bytes))),
+                Err(e) => warn!("{}: {e}", path.display()),
+            }
+        }
+        // Without a file the table and day in its key aren't known; a lease line alone names no object that could be
+        // asked for. What the bucket may hold under that number is found by the receiver, and reported as a fork.
+        let Some(key) = &item.key else { return Ok(Some(Found::Absent)) };
+        let key = key.object_key(&self.shared.config.bucket.prefix);
+        match bucket.get(&key, None, LARGEST).await {
+            Ok(Fetched::Body { bytes, .. }) => Ok(Some(Found::Bytes(bytes))),
+            Ok(Fetched::Unchanged) => Ok(None),
+            Err(answer) if classify(&answer) == Outcome::Absent => Ok(Some(Found::Absent)),
+            Err(answer) => {
+                warn!("segment {key} can't be asked for: {answer}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Folds and seals windows that may close. Asked once per `segment.max_age`: each answer is a segment.
+    async fn close_windows(&mut self, now: Timestamp) -> anyhow::Result<u64> {
+        let due = self.windows_at.is_none_or(|at| now.since(at) >= self.shared.config.segment.max_age || at > now);
+        if !due || self.shared.config.windows.is_empty() {
+            return Ok(0);
+        }
+        self.windows_at = Some(now);
+        let mut sealed = 0;
+        loop {
+            let drained = self.shared.live().drained.iter().all(|d| *d);
+            let Some(plan) = self.shared.windows().due(now, drained) else { return Ok(sealed) };
+            debug!(windows = plan.windows.len(), spans = plan.spans.len(), "closing windows");
+            let late = plan.windows.iter().any(|w| w.late);
+            let (emitter, priors) = self
+                .shared
+                .buffer
+                .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
+                    let mut priors = Priors::of(&plan);
+                    if late {
+                        for blob in b.decisions()? {
+                            priors.take(&Decided::decode(&blob)?);
+                        }
+                    }
+                    let spans = plan.spans.clone();
+                    let mut emitter = Emitter::new(plan);
+                    for (from, to) in spans {
+                        b.scan(from, to, |row| emitter.add(row))?;
+                    }
+                    Ok((emitter, priors))
+                })
+                .await??;
+            let folded = emitter.finish(&|key| priors.get(key));
+            for emission in folded.emissions {
+                self.seal_emission(emission, now).await?;
+                sealed += 1;
+            }
+            self.shared.windows().passed_over(&folded.passed_over);
+        }
+    }
+
+    async fn seal_emission(&self, emission: Emission, now: Timestamp) -> anyhow::Result<()> {
+        let Emission { namespace, day, rows, decided } = emission;
+        let newest = decided.decisions.iter().map(|d| d.end).max().unwrap_or(now);
+        let contents = Contents::Aggregates { decisions: decided.encode(), newest };
+        self.seal(&namespace, day, rows, contents, Some(decided.seen), now, None).await?;
+        self.shared.windows().applied(&decided);
+        Ok(())
+    }
+
+    /// The next segment to make of what the journal and its side tables hold; and what waits besides.
+    async fn next(&mut self, now: Timestamp) -> anyhow::Result<Option<(Next, Vec<Group>)>> {
+        let (readings, series, gaps, rejects) = self
+            .shared
+            .buffer
+            .run(|b| -> anyhow::Result<_> {
+                Ok((b.rows_to_seal(), b.series_to_seal(), b.gaps_to_seal()?, b.rejects_to_seal(REJECTS_AT_ONCE)?))
+            })
+            .await??;
+        let mut groups: Vec<Group> = readings
+            .into_iter()
+            .map(|w| Group {
+                namespace: w.namespace,
+                table: Table::Readings,
+                day: w.day,
+                rows: w.rows,
+                bytes: w.bytes,
+                oldest: w.oldest_committed,
+            })
+            .collect();
+        let mut side: HashMap<(Namespace, Table, Day), u64> = HashMap::new();
+        series.iter().for_each(|s| *side.entry(group_of(&s.namespace, s)).or_default() += 1);
+        gaps.iter().for_each(|g| *side.entry(group_of(&g.namespace, g)).or_default() += 1);
+        rejects.iter().for_each(|r| *side.entry(group_of(&r.namespace, r)).or_default() += 1);
+        self.waiting_since.retain(|group, _| side.contains_key(group));
+        for (group, rows) in side {
+            let oldest = *self.waiting_since.entry(group.clone()).or_insert(now);
+            let (namespace, table, day) = group;
+            groups.push(Group { namespace, table, day, rows, bytes: rows * 64, oldest });
+        }
+        let next = plan::next(&groups, &self.shared.config.segment, now, false);
+        Ok(next.map(|next| (next, groups)))
+    }
+
+    async fn seal_next(&mut self, next: Next, groups: Vec<Group>, now: Timestamp) -> anyhow::Result<u64> {
+        let Next { namespace, table, day, max_rows, max_bytes, trigger } = next;
+        debug!(%namespace, %table, %day, ?trigger, "sealing");
+        let wanted = (namespace.clone(), table, day);
+        self.waiting_since.remove(&wanted);
+        match table {
+            Table::Readings => {
+                let (ns, picked) = (namespace.clone(), day);
+                let contents =
+                    self.shared.buffer.run(move |b| b.pick_rows(&ns, picked, max_rows, max_bytes)).await??;
+                let Some(contents) = contents else { return Ok(0) };
+                self.seal_readings(&namespace, day, contents, &groups, now).await?;
+            }
+            Table::Series => {
+                let mut rows = self.shared.buffer.run(|b| b.series_to_seal()).await?;
+                rows.retain(|s| group_of(&s.namespace, s) == wanted);
+                let contents = Contents::Series(rows.iter().map(|s| s.key).collect());
+                return self.seal(&namespace, day, rows, contents, None, now, None).await;
+            }
+            Table::Gaps => {
+                let mut rows = self.shared.buffer.run(|b| b.gaps_to_seal()).await??;
+                rows.retain(|g| group_of(&g.namespace, g) == wanted);
+                let contents = Contents::Gaps(rows.iter().map(|g| g.id.clone()).collect());
+                return self.seal(&namespace, day, rows, contents, None, now, None).await;
+            }
+            Table::Rejects => {
+                let mut rows = self.shared.buffer.run(|b| b.rejects_to_seal(REJECTS_AT_ONCE)).await??;
+                rows.retain(|r| group_of(&r.namespace, r) == wanted);
+                let contents = Contents::Rejects(rows.iter().map(|r| r.id).collect());
+                return self.seal(&namespace, day, rows, contents, None, now, None).await;
+            }
+            // Sealed as they are emitted; alerts come from nowhere yet.
+            Table::Aggregates | Table::Alerts => return Ok(0),
+        }
+        Ok(1)
+    }
+
+    /// Seals rows of the journal: read a few batches at a time, so that memory is bounded whatever the backlog.
+    async fn seal_readings(
+        &self,
+        namespace: &Namespace,
+        day: Day,
+        contents: Contents,
+        groups: &[Group],
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
+        let Contents::Readings { picked, .. } = &contents else { return Err(anyhow!("no readings were picked")) };
+        let sealing = self.begin().await?;
+        let mut builder = Builder::<Row>::new(day, self.provenance(&sealing))?;
+        for some in picked.chunks(BATCHES_AT_ONCE) {
+            let part = Contents::Readings { namespace: namespace.clone(), day, picked: some.to_vec() };
+            let rows = self
+                .shared
+                .buffer
+                .run(move |b| {
+                    let mut rows = Vec::new();
+                    b.each_row(&part, |row| rows.push(row)).map(|()| rows)
+                })
+                .await??;
+            builder = self.push_all(builder, rows).await?;
+        }
+        let whole = groups.iter().any(|g| {
+            (&g.namespace, g.table, g.day) == (namespace, Table::Readings, day)
+                && builder.facts().is_some_and(|f| f.rows == g.rows)
+        });
+        let left = self
+            .shared
+            .buffer
+            .run(|b| b.rows_to_seal())
+            .await?
+            .into_iter()
+            .filter(|w| w.namespace == *namespace && !(whole && w.day == day))
+            .map(|w| w.min_ts)
+            .min();
+        let mark = self.shared.windows().watermark(namespace, Table::Readings);
+        let watermark = mark.map(|mark| left.map_or(mark, |left| mark.min(left)));
+        self.finish(namespace, day, sealing, builder, contents, watermark, now).await
+    }
+
+    /// Seals rows that are at hand; tells how many segments that made: none without rows.
+    #[expect(clippy::too_many_arguments, reason = "one call per table, each argument a different thing")]
+    async fn seal<R: TableRow + Send + 'static>(
+        &self,
+        namespace: &Namespace,
+        day: Day,
+        rows: Vec<R>,
+        contents: Contents,
+        seen: Option<Seen>,
+        now: Timestamp,
+        watermark: Option<Timestamp>,
+    ) -> anyhow::Result<u64>
+    where
+        Builder<R>: Seeing,
+    {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let sealing = self.begin().await?;
+        let mut builder = Builder::<R>::new(day, self.provenance(&sealing))?;
+        if let Some(seen) = seen {
+            builder = builder.seeing(seen);
+        }
+        let watermark = watermark.or_else(|| self.shared.windows().watermark(namespace, R::TABLE));
+        let builder = self.push_all(builder, rows).await?;
+        self.finish(namespace, day, sealing, builder, contents, watermark, now).await?;
+        Ok(1)
+    }
+
+    async fn begin(&self) -> anyhow::Result<Sealing> {
+        Ok(self.shared.buffer.run(|b| b.begin_seal()).await??)
+    }
+
+    fn provenance(&self, sealing: &Sealing) -> Provenance {
+        Provenance {
+            gateway: self.shared.config.gateway.clone(),
+            epoch: sealing.epoch,
+            number: sealing.number,
+        }
+    }
+
+    /// Encoding is work for the processor: off the loop that talks to the broker.
+    async fn push_all<R: TableRow + Send + 'static>(
+        &self,
+        mut builder: Builder<R>,
+        rows: Vec<R>,
+    ) -> anyhow::Result<Builder<R>> {
+        let dictionary = Arc::clone(&self.shared.dictionary);
+        tokio::task::spawn_blocking(move || {
+            let lookup = |key| dictionary.get(key);
+            for row in rows {
+                builder.push(row, &lookup)?;
+            }
+            Ok(builder)
+        })
+        .await
+        .context("encoding ended early")?
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that a segment is made of")]
+    async fn finish<R: TableRow + Send + 'static>(
+        &self,
+        namespace: &Namespace,
+        day: Day,
+        sealing: Sealing,
+        builder: Builder<R>,
+        contents: Contents,
+        watermark: Option<Timestamp>,
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
+        let facts = builder.facts().ok_or_else(|| anyhow!("a segment without rows"))?;
+        let mut counters = sealing.counters;
+        if R::TABLE == Table::Readings {
+            counters.readings.sealed += facts.rows;
+        }
+        let mut short: ShortStatus = status::short(&self.shared.status.borrow());
+        short.at = now;
+        let manifest = Manifest {
+            version: FORMAT_VERSION,
+            gateway: self.shared.config.gateway.clone(),
+            epoch: sealing.epoch,
+            number: sealing.number,
+            previous: sealing.previous,
+            namespace: namespace.clone(),
+            table: R::TABLE,
+            day,
+            rows: facts.rows,
+            min_seq: facts.seqs.map(|s| s.0),
+            max_seq: facts.seqs.map(|s| s.1),
+            min_ts: facts.min_ts,
+            max_ts: facts.max_ts,
+            watermark,
+            void: sealing.void.clone(),
+            outstanding: sealing.outstanding.clone(),
+            closed: sealing.closed.clone(),
+            counters,
+            status: short,
+        };
+        let (manifest, encoded) = tokio::task::spawn_blocking(move || -> anyhow::Result<(Manifest, Encoded)> {
+            let encoded = builder.finish(&manifest)?;
+            Ok((manifest, encoded))
+        })
+        .await
+        .context("encoding ended early")??;
+        let key: SegmentKey = manifest.key();
+        info!(segment = %key.file_name(), rows = facts.rows, bytes = encoded.bytes.len(), "sealed");
+        let bytes = encoded.bytes;
+        self.shared
+            .buffer
+            .run(move |b| b.finish_seal(&sealing, &key, &bytes, &manifest, &contents))
+            .await??;
+        Ok(())
+    }
+}
+
+enum Found {
+    Bytes(Bytes),
+    Absent,
+}
+
+async fn read_file(path: &Path) -> std::io::Result<Bytes> {
+    tokio::fs::read(path).await.map(Bytes::from)
+}
+
+fn into_buffer_words(contents: readback::Contents) -> ReadbackContents {
+    match contents {
+        readback::Contents::Seqs(seqs) => ReadbackContents::Seqs(seqs),
+        readback::Contents::Decisions(decided) => ReadbackContents::Aggregates {
+            newest: decided.decisions.iter().map(|d| d.end).max().unwrap_or_default(),
+            decisions: decided.encode(),
+        },
+        readback::Contents::Series(ids) => ReadbackContents::Series(ids),
+        readback::Contents::Gaps(ids) => ReadbackContents::Gaps(ids),
+        readback::Contents::Rejects(keys) => ReadbackContents::Rejects(keys),
+    }
+}
+
+fn group_of<R: TableRow>(namespace: &Namespace, row: &R) -> (Namespace, Table, Day) {
+    (namespace.clone(), R::TABLE, row.at().day())
+}
+
+/// Only segments of aggregates say what their decisions had seen.
+pub trait Seeing {
+    /// Takes it, where it has a place.
+    #[must_use]
+    fn seeing(self, seen: Seen) -> Self;
+}
+
+impl Seeing for Builder<crate::window::emit::AggregateRow> {
+    fn seeing(self, seen: Seen) -> Self {
+        self.with_seen(seen)
+    }
+}
+
+macro_rules! without_seen {
+    ($($row:ty),*) => {$(
+        impl Seeing for Builder<$row> {
+            fn seeing(self, _: Seen) -> Self {
+                self
+            }
+        }
+    )*};
+}
+without_seen!(SeriesEntry, GapRow, RejectRow);

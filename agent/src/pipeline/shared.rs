@@ -1,0 +1,108 @@
+//! What the loops of the pipeline share: the buffer's thread, the windows, what only the running agent knows.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tributary_contract::status::{BrokerStatus, GatewayStatus, LinkStatus, ReceiptStatus, SourceStatus};
+use tributary_contract::time::Timestamp;
+
+use super::clock::Clock;
+use crate::buffer::{BufferThread, Dictionary};
+use crate::config::Config;
+use crate::window::Windows;
+
+/// A new epoch has begun: everything that was folded from the old one begins anew. Not a failure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a new epoch begins: {0}")]
+pub struct StartAgain(pub String);
+
+/// Shared by all loops of one life of the buffer.
+pub struct Shared {
+    /// Settings.
+    pub config: Arc<Config>,
+    /// The buffer's one thread.
+    pub buffer: BufferThread,
+    /// The buffer's dictionary of series.
+    pub dictionary: Arc<Dictionary>,
+    /// The window stage.
+    windows: Mutex<Windows>,
+    /// What only the running agent knows.
+    live: Arc<Mutex<Live>>,
+    /// The newest status; also what the local endpoint shows.
+    pub status: watch::Sender<Arc<GatewayStatus>>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Something was committed: sealing may have work.
+    pub committed: Notify,
+    /// Something was sealed: delivery may have work.
+    pub sealed: Notify,
+}
+
+/// What isn't in the buffer, because it begins anew with each start.
+#[derive(Debug, Clone, Default)]
+pub struct Live {
+    /// When the agent started.
+    pub started_at: Timestamp,
+    /// Broker connections, in the order of the configuration.
+    pub brokers: Vec<BrokerStatus>,
+    /// Whether each broker has given all that waited there while we were away.
+    pub drained: Vec<bool>,
+    /// Sources, in the order of the configuration.
+    pub sources: Vec<SourceStatus>,
+    /// The way to the bucket.
+    pub link: LinkStatus,
+    /// The last receipt.
+    pub receipt: ReceiptStatus,
+    /// Why nothing is taken in now.
+    pub intake_stopped: Option<String>,
+    /// What this start found lost.
+    pub losses: Vec<String>,
+    /// What else an operator should know, by what it is about; a later one replaces an earlier one.
+    pub notices: BTreeMap<&'static str, String>,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub fn new(
+        config: Arc<Config>,
+        buffer: BufferThread,
+        dictionary: Arc<Dictionary>,
+        windows: Windows,
+        live: Arc<Mutex<Live>>,
+        status: watch::Sender<Arc<GatewayStatus>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            config,
+            buffer,
+            dictionary,
+            windows: Mutex::new(windows),
+            live,
+            status,
+            clock,
+            committed: Notify::new(),
+            sealed: Notify::new(),
+        }
+    }
+
+    /// The window stage, for as long as the guard lives. Never held over an await.
+    pub fn windows(&self) -> MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What only the running agent knows. Never held over an await.
+    pub fn live(&self) -> MutexGuard<'_, Live> {
+        lock(&self.live)
+    }
+
+    /// Now, UTC.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// Locks; a panic elsewhere left plain counters behind, which are good enough.
+pub fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,63 @@
+//! A status as text for people: what comes in, what waits, what is safe.
+
+use tributary_contract::status::GatewayStatus;
+
+/// The status in about twenty lines, without control characters whatever a name holds.
+pub fn render(s: &GatewayStatus) -> String {
+    let mut lines = vec![
+        format!("{:<12} {}  (epoch {}, agent {})", "gateway", s.gateway, s.epoch, s.agent),
+        format!("{:<12} {}", "health", super::health_word(s.health)),
+    ];
+    lines.extend(s.reasons.iter().map(|r| format!("{:<12} - {r}", "")));
+    for b in &s.brokers {
+        let state = if b.connected { format!("connected, MQTT {}", b.protocol) } else { "not connected".into() };
+        let why = b.failing.as_deref().map(|f| format!(": {f}")).unwrap_or_default();
+        lines.push(format!("{:<12} {}  {state}{why}", "broker", b.url));
+    }
+    let (m, r) = (&s.counters.messages, &s.counters.readings);
+    lines.push(format!(
+        "{:<12} {} received = {} accepted + {} rejected + {} redelivered",
+        "messages", m.received, m.accepted, m.rejected, m.redelivered
+    ));
+    lines.push(format!(
+        "{:<12} {} journaled, {} waiting, {} sealed, {} registered, {} outstanding",
+        "readings",
+        r.journaled,
+        r.waiting(),
+        r.sealed,
+        r.registered,
+        r.outstanding()
+    ));
+    let lost = r.shed + r.expired + r.torn;
+    if lost > 0 {
+        lines.push(format!("{:<12} {} shed, {} expired, {} torn", "lost", r.shed, r.expired, r.torn));
+    }
+    let g = &s.segments;
+    lines.push(format!(
+        "{:<12} {} sealed, {} delivered, {} registered; {} to deliver ({})",
+        "segments",
+        g.sealed,
+        g.delivered,
+        g.registered,
+        g.undelivered,
+        bytesize::ByteSize(g.backlog_bytes).display().iec()
+    ));
+    for (what, n) in [("held", g.held), ("quarantined", g.quarantined), ("superseded", g.superseded)] {
+        if n > 0 {
+            lines.push(format!("{:<12} {n} {what}", ""));
+        }
+    }
+    let b = &s.buffer;
+    let sizes = (bytesize::ByteSize(b.bytes), bytesize::ByteSize(b.max_bytes));
+    lines.push(format!("{:<12} {} of {}", "buffer", sizes.0.display().iec(), sizes.1.display().iec()));
+    if let Some(oldest) = b.oldest_unsafe {
+        lines.push(format!("{:<12} {oldest}", "oldest unsafe"));
+    }
+    match (&s.link.failing, s.link.last_success) {
+        (Some(why), _) => lines.push(format!("{:<12} failing: {why}", "bucket")),
+        (None, Some(at)) => lines.push(format!("{:<12} answered at {at}", "bucket")),
+        (None, None) => {}
+    }
+    let text = lines.join("\n") + "\n";
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
