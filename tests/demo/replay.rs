@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::select_all;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS};
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -42,8 +42,18 @@ pub(crate) async fn replay(
     rate: Option<f64>,
     sent: Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
+    let publisher = Publisher::connect(broker, &proxies, MAX_OUTSTANDING);
+    publish_all(readings, publisher, before, rate, sent).await
+}
+
+async fn publish_all(
+    readings: impl Iterator<Item = anyhow::Result<Reading>> + Send + 'static,
+    mut publisher: Publisher,
+    before: NumberSet,
+    rate: Option<f64>,
+    sent: Arc<AtomicU64>,
+) -> anyhow::Result<()> {
     let mut readings = read_ahead(readings);
-    let mut publisher = Publisher::connect(broker, &proxies);
     let mut pace = Pace::new(rate, Instant::now());
     sent.store(before.len(), Ordering::Relaxed);
     while let Some(reading) = readings.recv().await {
@@ -57,7 +67,7 @@ pub(crate) async fn replay(
             reading.number,
             reading.payload.len()
         );
-        publisher.wait_for_room(MAX_OUTSTANDING).await?;
+        publisher.wait_for_room(publisher.max_outstanding).await?;
         tokio::time::sleep_until(pace.next(Instant::now())).await;
         publisher.publish(reading).await?;
         sent.fetch_add(1, Ordering::Relaxed);
@@ -85,6 +95,7 @@ struct Publisher {
     /// Drives the client's connection; ends with the publisher.
     _connection: JoinSet<()>,
     proxies: Arc<Vec<Proxy>>,
+    max_outstanding: usize,
     changes: Vec<watch::Receiver<Counts>>,
     outstanding: Outstanding,
     published: u64,
@@ -94,11 +105,12 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn connect(broker: SocketAddr, proxies: &Arc<Vec<Proxy>>) -> Self {
+    fn connect(broker: SocketAddr, proxies: &Arc<Vec<Proxy>>, max_outstanding: usize) -> Self {
         let mut options = MqttOptions::new("tributary-demo", broker.ip().to_string(), broker.port());
         let largest = MAX_PAYLOAD + (64 << 10);
         options.set_max_packet_size(largest, largest).set_inflight(100);
-        let (client, events) = AsyncClient::new(options, 100);
+        let (client, mut events) = AsyncClient::new(options, 100);
+        events.set_network_options(prompt());
         let taken = Arc::new(AtomicU64::new(0));
         let mut connection = JoinSet::new();
         connection.spawn(drive(events, Arc::clone(&taken)));
@@ -106,6 +118,7 @@ impl Publisher {
             client,
             _connection: connection,
             proxies: Arc::clone(proxies),
+            max_outstanding,
             changes: proxies.iter().map(Proxy::changes).collect(),
             outstanding: Outstanding::new(proxies.len()),
             published: 0,
@@ -174,6 +187,13 @@ impl Publisher {
         }
         Ok(())
     }
+}
+
+/// Small packets go out at once instead of waiting for the answer to the one before.
+fn prompt() -> NetworkOptions {
+    let mut options = NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
 }
 
 /// Polls the connection for as long as the publisher lives; the client resends what an error left open.
@@ -308,37 +328,56 @@ mod tests {
         assert_eq!(unbound.next(at(7)), at(7));
     }
 
-    /// An agent that acknowledges all it is given, counting by gateway.
-    fn agent(address: SocketAddr, gateway: usize) -> JoinSet<()> {
+    /// Brokers, proxies, and agents that acknowledge what `acknowledge` lets them, in order.
+    async fn world(
+        gateways: usize,
+        acknowledge: watch::Receiver<bool>,
+    ) -> (EmbeddedBroker, Arc<Vec<Proxy>>, JoinSet<()>) {
+        let broker = EmbeddedBroker::start(LOCAL).await.unwrap();
+        let upstream = broker.address_v4().to_string();
+        let (mut proxies, mut agents) = (Vec::new(), JoinSet::new());
+        for gateway in 0..gateways {
+            let proxy = Proxy::start(LOCAL, &upstream, data::number_of).await.unwrap();
+            agents.spawn(agent(proxy.address(), gateway, acknowledge.clone()));
+            proxy.changes().wait_for(|counts| counts.subscribed == 1).await.unwrap();
+            proxies.push(proxy);
+        }
+        (broker, Arc::new(proxies), agents)
+    }
+
+    async fn agent(address: SocketAddr, gateway: usize, mut acknowledge: watch::Receiver<bool>) {
         let name = data::gateway_name(gateway);
         let mut options = MqttOptions::new(name.as_str(), address.ip().to_string(), address.port());
-        options.set_clean_session(false);
-        let (client, mut events) = AsyncClient::new(options, 16);
-        let mut running = JoinSet::new();
-        running.spawn(async move {
-            client.subscribe(format!("{name}/sensors/+/+"), QoS::AtLeastOnce).await.unwrap();
-            while events.poll().await.is_ok() {}
-        });
-        running
+        options.set_clean_session(false).set_manual_acks(true);
+        let (client, mut events) = AsyncClient::new(options, 256);
+        events.set_network_options(prompt());
+        client.subscribe(format!("{name}/sensors/+/+"), QoS::AtLeastOnce).await.unwrap();
+        let mut held = Vec::new();
+        loop {
+            tokio::select! {
+                event = events.poll() => match event {
+                    Ok(Event::Incoming(Packet::Publish(message))) => held.push(message),
+                    Ok(_) => {}
+                    Err(_) => return,
+                },
+                _ = acknowledge.changed() => {}
+            }
+            if *acknowledge.borrow() {
+                for message in held.drain(..) {
+                    client.try_ack(&message).unwrap();
+                }
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn every_message_is_acknowledged_once_and_none_of_an_earlier_start_is_sent_again() {
-        const COUNT: u64 = 12_000;
-        let broker = EmbeddedBroker::start(LOCAL).await.unwrap();
-        let upstream = broker.address_v4().to_string();
-        let mut proxies = Vec::new();
-        let mut agents = Vec::new();
-        for gateway in 0..2 {
-            let proxy = Proxy::start(LOCAL, &upstream, data::number_of).await.unwrap();
-            agents.push(agent(proxy.address(), gateway));
-            proxy.changes().wait_for(|counts| counts.subscribed == 1).await.unwrap();
-            proxies.push(proxy);
-        }
-        let proxies = Arc::new(proxies);
+        const COUNT: u64 = 1_500;
+        let (_acknowledge, acknowledged) = watch::channel(true);
+        let (broker, proxies, _agents) = world(2, acknowledged).await;
         let sent = Arc::new(AtomicU64::new(0));
         let readings = (1..=COUNT).map(|number| Ok(reading(number, (number % 2) as usize)));
-        let before = NumberSet::from_ranges(&[(1, 1_000)]);
+        let before = NumberSet::from_ranges(&[(1, 500)]);
         let replay =
             replay(readings, broker.address_v4(), Arc::clone(&proxies), before, None, Arc::clone(&sent));
         replay.await.unwrap();
@@ -349,8 +388,30 @@ mod tests {
             all.extend(&proxy.acknowledged_numbers());
             publishes += proxy.counts().publishes;
         }
-        assert_eq!(all.ranges(), [(1_001, COUNT)]);
-        assert_eq!(publishes, COUNT - 1_000);
+        assert_eq!(all.ranges(), [(501, COUNT)]);
+        assert_eq!(publishes, COUNT - 500);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_more_is_outstanding_than_allowed_however_slow_the_agent() {
+        const LIMIT: usize = 70;
+        let (acknowledge, acknowledged) = watch::channel(false);
+        let (broker, proxies, _agents) = world(1, acknowledged).await;
+        let sent = Arc::new(AtomicU64::new(0));
+        let readings = (1..=200).map(|number| Ok(reading(number, 0)));
+        let publisher = Publisher::connect(broker.address_v4(), &proxies, LIMIT);
+        let replay = publish_all(readings, publisher, NumberSet::new(), None, Arc::clone(&sent));
+        let replay = tokio::spawn(replay);
+        let mut changes = proxies[0].changes();
+        changes.wait_for(|counts| counts.publishes == LIMIT as u64).await.unwrap();
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(sent.load(Ordering::Relaxed), LIMIT as u64);
+        assert_eq!(proxies[0].counts().publishes, LIMIT as u64);
+        acknowledge.send_replace(true);
+        replay.await.unwrap().unwrap();
+        assert_eq!(proxies[0].acknowledged(), 200);
     }
 
     #[tokio::test]
