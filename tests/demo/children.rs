@@ -271,6 +271,10 @@ mod tests {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
+        // A process that is just being started has no command line yet.
+        while !runs_with(ours.id().unwrap(), &config) {
+            tokio::task::yield_now().await;
+        }
         let pid_file = home.path("gw-1.pid");
         fs::write(&pid_file, ours.id().unwrap().to_string()).unwrap();
         stop_left_behind(&pid_file, &home.path("other.toml")).await.unwrap();

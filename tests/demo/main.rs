@@ -176,7 +176,7 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
             (Origin::Replay, broker.address_v5().to_string(), Some(broker.address_v4()))
         }
     };
-    let proxies = proxies(&home, &ports, &upstream).await?;
+    let proxies = proxies(&ports, &upstream).await?;
 
     let mut children = Children::default();
     let config = home.write("receiver.toml", &config::receiver(&home, &ports, &s3.endpoint())?)?;
@@ -193,10 +193,12 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
 
     let tables = Tables::new(home.path("catalog.db"), &s3.endpoint(), &credentials);
     let before = script.as_ref().map(|script| NumberSet::from_ranges(&script.kept.acknowledged));
-    let watch = Watch::new(tables, ports, Arc::clone(&proxies), before.clone().unwrap_or_default());
-    let run = Run { args, home: &home, places: &places, screen, watch, proxies };
+    let before = before.unwrap_or_default();
+    let kept = script.as_ref().map(|script| script.kept.clone());
+    let watch = Watch::new(tables, ports, Arc::clone(&proxies), before.clone());
+    let run = Run { args, home: &home, places: &places, screen, watch, proxies: Arc::clone(&proxies) };
     let ended = tokio::select! {
-        done = run.until_done(script, broker, before.unwrap_or_default()) => done,
+        done = run.until_done(script, broker, before.clone()) => done,
         ended = children.ended() => Err(anyhow::anyhow!("{ended}")),
         () = stopped(&mut stop) => Ok(true),
     };
@@ -204,6 +206,10 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
     screen.say("stopping …");
     for name in children.stop().await {
         screen.say(&format!("{name} didn't stop within 15 seconds and was killed"));
+    }
+    // Now that the agents have stopped, nothing more is acknowledged.
+    if let Some(kept) = kept {
+        home.keep(&kept, &watch::acknowledged(&before, &proxies))?;
     }
     s3.stop().await;
     ended
@@ -384,11 +390,10 @@ async fn script(args: &Args, home: &Home, gateways: usize) -> anyhow::Result<Scr
     Ok(Script { files, survey, kept })
 }
 
-async fn proxies(home: &Home, ports: &Ports, upstream: &str) -> anyhow::Result<Arc<Vec<Proxy>>> {
+async fn proxies(ports: &Ports, upstream: &str) -> anyhow::Result<Arc<Vec<Proxy>>> {
     let mut proxies = Vec::new();
-    for (gateway, &(port, _)) in ports.gateways.iter().enumerate() {
-        let log = home.path(&format!("{}-mqtt.jsonl", gateway_name(gateway)));
-        proxies.push(Proxy::start_with_log(local(port), upstream, data::number_of, Some(log)).await?);
+    for &(port, _) in &ports.gateways {
+        proxies.push(Proxy::start(local(port), upstream, data::number_of).await?);
     }
     Ok(Arc::new(proxies))
 }

@@ -68,11 +68,7 @@ impl Watch {
 
     /// All numbers acknowledged so far, over all starts.
     pub(crate) fn acknowledged(&self) -> NumberSet {
-        let mut all = self.before.clone();
-        for proxy in self.proxies.iter() {
-            all.extend(&proxy.acknowledged_numbers());
-        }
-        all
+        acknowledged(&self.before, &self.proxies)
     }
 
     /// Looks at everything once.
@@ -151,6 +147,15 @@ impl Watch {
         [&self.readings, &self.aggregates, &self.rejects]
             .map(|state| state.as_ref().map(|state| state.location.clone()))
     }
+}
+
+/// The numbers in `before` and those that the proxies saw acknowledged.
+pub(crate) fn acknowledged(before: &NumberSet, proxies: &[Proxy]) -> NumberSet {
+    let mut all = before.clone();
+    for proxy in proxies {
+        all.extend(&proxy.acknowledged_numbers());
+    }
+    all
 }
 
 /// Since when the tables, and everything, stand still.
