@@ -133,14 +133,15 @@ fn schema(fields: impl IntoIterator<Item = Arc<NestedField>>) -> Schema {
     Schema::builder().with_fields(fields).build().unwrap()
 }
 
+/// The ids are those that creating a table gives: a level at a time.
 fn readings_schema() -> Schema {
-    let key = NestedField::map_key_element(3, Type::Primitive(PrimitiveType::String));
-    let value = NestedField::map_value_element(4, Type::Primitive(PrimitiveType::String), false);
+    let key = NestedField::map_key_element(4, Type::Primitive(PrimitiveType::String));
+    let value = NestedField::map_value_element(5, Type::Primitive(PrimitiveType::String), false);
     let tags = Type::Map(MapType::new(Arc::new(key), Arc::new(value)));
     schema([
         primitive(1, "device", PrimitiveType::String),
         Arc::new(NestedField::optional(2, "tags", tags)),
-        primitive(5, "value", PrimitiveType::Double),
+        primitive(3, "value", PrimitiveType::Double),
     ])
 }
 
