@@ -1,0 +1,297 @@
+//! The agent and the receiver as real processes: built if need be, started, watched, stopped.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use futures::future::select_all;
+use tokio::process::{Child, Command};
+
+use crate::home::Home;
+
+/// How long a child may take to stop before it is killed.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Lines of a log that are shown when its program died.
+const LAST_LINES: usize = 20;
+
+/// Both programs, built.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) agent: PathBuf,
+    pub(crate) receiver: PathBuf,
+}
+
+/// Running children; dropping them kills what still runs.
+#[derive(Debug, Default)]
+pub(crate) struct Children {
+    running: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    pid_file: PathBuf,
+}
+
+/// A child that ended though nobody asked it to.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    name: String,
+    status: ExitStatus,
+    log: PathBuf,
+}
+
+/// Finds both programs beside this one, and builds them into the same target folder if they aren't there. The
+/// build's own progress goes to standard error.
+///
+/// # Errors
+/// When they aren't there and can't be built.
+pub(crate) async fn programs() -> anyhow::Result<Programs> {
+    let own = std::env::current_exe().context("can't tell where this program is")?;
+    let folder = own.parent().context("this program stands in no folder")?;
+    let found =
+        Programs { agent: folder.join("tributary-agent"), receiver: folder.join("tributary-receiver") };
+    if found.agent.is_file() && found.receiver.is_file() {
+        return Ok(found);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace folder")?;
+    ensure!(
+        root.join("Cargo.toml").is_file(),
+        "tributary-agent and tributary-receiver are not in {}, and the sources to build them are not in {}",
+        folder.display(),
+        root.display()
+    );
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(root).args(build_arguments(folder)).stdin(Stdio::null());
+    // Standard output is for data; cargo writes its progress to standard error.
+    build.stdout(Stdio::null());
+    let status = build.status().await.context("can't run cargo to build the two programs")?;
+    ensure!(status.success(), "building the two programs failed ({status})");
+    for program in [&found.agent, &found.receiver] {
+        ensure!(program.is_file(), "cargo built, but {} isn't there", program.display());
+    }
+    Ok(found)
+}
+
+/// The build that puts its programs into `folder`, which is a profile's folder in a target folder.
+fn build_arguments(folder: &Path) -> Vec<std::ffi::OsString> {
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => "release",
+    };
+    let mut arguments: Vec<std::ffi::OsString> = ["build", "--profile", profile].map(Into::into).into();
+    arguments.extend(["--bin", "tributary-agent", "--bin", "tributary-receiver"].map(Into::into));
+    if let Some(target) = folder.parent() {
+        arguments.extend(["--target-dir".into(), target.into()]);
+    }
+    arguments
+}
+
+impl Children {
+    /// Starts `program run --config CONFIG` as `name`; both of its outputs go to the log `NAME.log`. A process that an
+    /// earlier demo left behind under this name is stopped first.
+    pub(crate) async fn start(
+        &mut self,
+        home: &Home,
+        name: &str,
+        program: &Path,
+        config: &Path,
+    ) -> anyhow::Result<()> {
+        let pid_file = home.path(&format!("{name}.pid"));
+        stop_left_behind(&pid_file, config).await?;
+        let log = home.path(&format!("{name}.log"));
+        let file = OpenOptions::new().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("can't open {}", log.display()))?;
+        let mut command = Command::new(program);
+        command.args(["run", "--config"]).arg(config).stdin(Stdio::null());
+        command.stdout(file.try_clone()?).stderr(file);
+        // A group of its own, so that Ctrl-C reaches the demo alone, and it stops its children in order.
+        command.process_group(0).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
+        let pid = child.id().context("a child without an id")?;
+        fs::write(&pid_file, pid.to_string())?;
+        self.running.push(Running { name: name.to_owned(), child, log, pid_file });
+        Ok(())
+    }
+
+    /// Waits until any child ends by itself.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        if self.running.is_empty() {
+            return std::future::pending().await;
+        }
+        let waits = self.running.iter_mut().map(|running| {
+            Box::pin(async {
+                let status = running.child.wait().await;
+                (running.name.clone(), running.log.clone(), status)
+            })
+        });
+        let ((name, log, status), _, _) = select_all(waits).await;
+        // Waiting for one's own child can't fail on Linux but for programming errors.
+        Ended { name, status: status.unwrap_or_default(), log }
+    }
+
+    /// Asks all children to stop, waits up to 15 seconds, and kills those that still run. Returns their names.
+    pub(crate) async fn stop(mut self) -> Vec<String> {
+        for running in &self.running {
+            if let Some(pid) = running.child.id() {
+                terminate(pid).await;
+            }
+        }
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        let mut killed = Vec::new();
+        for running in &mut self.running {
+            if tokio::time::timeout_at(deadline, running.child.wait()).await.is_err() {
+                killed.push(running.name.clone());
+                if let Err(error) = running.child.kill().await {
+                    tracing::error!(name = running.name, %error, "can't kill");
+                }
+            }
+            if let Err(error) = fs::remove_file(&running.pid_file) {
+                tracing::debug!(name = running.name, %error, "no pid file to remove");
+            }
+        }
+        killed
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{} ended by itself ({}); the end of {}:", self.name, self.status, self.log.display())?;
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        f.write_str(&last_lines(&String::from_utf8_lossy(&bytes), LAST_LINES))
+    }
+}
+
+/// The last `count` lines of `text`.
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
+}
+
+/// Asks a process to stop (SIGTERM), through the shell: the standard library can't.
+async fn terminate(pid: u32) {
+    let script = r#"kill -TERM "$1""#;
+    let mut kill = Command::new("sh");
+    kill.args(["-c", script, "sh", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if let Err(error) = kill.status().await {
+        tracing::error!(pid, %error, "can't send SIGTERM");
+    }
+}
+
+/// Stops the process of `pid_file` if it still runs with `config`: a demo that was killed leaves its children.
+async fn stop_left_behind(pid_file: &Path, config: &Path) -> anyhow::Result<()> {
+    let Some(pid) = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse::<u32>().ok()) else {
+        return Ok(());
+    };
+    if !runs_with(pid, config) {
+        return Ok(());
+    }
+    terminate(pid).await;
+    let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+    while runs_with(pid, config) {
+        if tokio::time::Instant::now() > deadline {
+            bail!("process {pid} of an earlier demo still runs with {}; stop it first", config.display());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Whether process `pid` was started with `config`, so that a reused id is never taken for our child.
+fn runs_with(pid: u32, config: &Path) -> bool {
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let words: HashSet<&[u8]> = line.split(|&byte| byte == 0).collect();
+    words.contains(config.as_os_str().as_encoded_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A program that ignores its arguments and does what `body` says.
+    fn program(dir: &Path, body: &str) -> PathBuf {
+        let path = dir.join("program");
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_named_with_its_status_and_last_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path())).unwrap();
+        let program = program(dir.path(), "echo first >&2; echo the reason >&2; exit 7");
+        let mut children = Children::default();
+        children.start(&home, "gw-1", &program, &home.path("agent.toml")).await.unwrap();
+        let ended = children.ended().await.to_string();
+        assert!(
+            ended.contains("gw-1 ended") && ended.contains('7') && ended.ends_with("the reason"),
+            "{ended}"
+        );
+        assert_eq!(children.stop().await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn children_are_asked_to_stop_and_may_finish() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path())).unwrap();
+        let body = format!(
+            "trap 'echo stopped > {0}/stopped; exit 0' TERM; echo up > {0}/up; while :; do sleep 0.05; done",
+            dir.path().display()
+        );
+        let program = program(dir.path(), &body);
+        let mut children = Children::default();
+        children.start(&home, "gw-1", &program, &home.path("agent.toml")).await.unwrap();
+        while !home.path("up").exists() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(children.stop().await, Vec::<String>::new());
+        assert!(home.path("stopped").exists());
+        assert!(!home.path("gw-1.pid").exists());
+    }
+
+    #[tokio::test]
+    async fn a_process_left_behind_is_stopped_and_a_strangers_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path())).unwrap();
+        let config = home.path("agent.toml");
+        let mut ours = Command::new("sh")
+            .args(["-c", "while :; do sleep 0.05; done"])
+            .arg(&config)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        // A process that is just being started has no command line yet.
+        while !runs_with(ours.id().unwrap(), &config) {
+            tokio::task::yield_now().await;
+        }
+        let pid_file = home.path("gw-1.pid");
+        fs::write(&pid_file, ours.id().unwrap().to_string()).unwrap();
+        stop_left_behind(&pid_file, &home.path("other.toml")).await.unwrap();
+        assert!(ours.try_wait().unwrap().is_none(), "another config: not ours");
+        let (stopped, status) = tokio::join!(stop_left_behind(&pid_file, &config), ours.wait());
+        stopped.unwrap();
+        assert!(!status.unwrap().success());
+    }
+
+    #[test]
+    fn the_programs_are_built_into_the_folder_this_one_stands_in() {
+        let arguments = build_arguments(Path::new("/t/target/release"));
+        let words: Vec<_> = arguments.iter().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(
+            words.join(" "),
+            "build --profile release --bin tributary-agent --bin tributary-receiver --target-dir /t/target"
+        );
+        assert!(build_arguments(Path::new("/t/target/debug")).contains(&"dev".into()));
+    }
+}
