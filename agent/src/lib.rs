@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The agent: takes MQTT readings into a durable buffer on a gateway and delivers them to the lake's bucket.
+//!
+//! The modules stand in the order in which a reading passes them; an import may only point back up this list:
+//! a reading is taken in (`ingest`), made durable (`buffer`), folded into windows (`window`), sealed into a segment
+//! (`segment`) and delivered (`upload`); `status` says how that goes, and `pipeline` is the only place that calls
+//! one stage after the other.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod reading;
+pub mod ingest;
+pub mod buffer;
+pub mod window;
+pub mod segment;
+pub mod upload;
+pub mod status;
+pub mod telemetry;
+pub mod pipeline;

@@ -138,7 +138,8 @@ fn read(all: Table, problems: &mut Problems) -> Option<Config> {
     let state_dir = top
         .text("state_dir", "a path such as \"/var/lib/tributary-receiver\"")
         .map_or_else(|| PathBuf::from("/var/lib/tributary-receiver"), PathBuf::from);
-    let tables = ["bucket", "catalog", "ledger", "arrivals", "register", "table", "fleet"].map(|t| top.table(t));
+    let tables =
+        ["bucket", "catalog", "ledger", "arrivals", "register", "table", "fleet"].map(|t| top.table(t));
     top.done();
     let [bucket, catalog, ledger, arrivals, register, table, fleet] = tables;
 
@@ -185,11 +186,7 @@ fn read(all: Table, problems: &mut Problems) -> Option<Config> {
 
     let mut s = Section::new("table", table, problems);
     if s.text("retain", "leave it out").is_some() {
-        s.problem(
-            "retain",
-            "this version drops no days from tables",
-            "leave it out: everything is kept",
-        );
+        s.problem("retain", "this version drops no days from tables", "leave it out: everything is kept");
     }
     let target_file_size = s.bytes("target_file_size", 128 << 20);
     s.done();
@@ -198,8 +195,17 @@ fn read(all: Table, problems: &mut Problems) -> Option<Config> {
 
     let bucket = bucket?;
     let warehouse = warehouse.unwrap_or_else(|| format!("s3://{}/{}", bucket.name, bucket.prefix.lake()));
-    let config =
-        Config { state_dir, bucket, catalog_db, warehouse, ledger, list_every, register, target_file_size, fleet };
+    let config = Config {
+        state_dir,
+        bucket,
+        catalog_db,
+        warehouse,
+        ledger,
+        list_every,
+        register,
+        target_file_size,
+        fleet,
+    };
     Some(config)
 }
 
@@ -230,7 +236,8 @@ fn read_bucket(table: Table, problems: &mut Problems) -> Option<BucketConfig> {
             Err("it begins with neither http:// nor https://".to_owned())
         }
     });
-    let region = s.text("region", "a region such as \"eu-central-1\"").unwrap_or_else(|| "us-east-1".to_owned());
+    let region =
+        s.text("region", "a region such as \"eu-central-1\"").unwrap_or_else(|| "us-east-1".to_owned());
     let hint = "\"default\" for the AWS default chain, or { file = \"/PATH/credentials.toml\" }";
     let credentials = match s.value("credentials") {
         None => Some(Credentials::Default),
@@ -271,7 +278,11 @@ fn read_fleet(table: Table, problems: &mut Problems) -> FleetConfig {
 
 /// Takes `key` and refuses all but `word`.
 fn only(section: &mut Section<'_>, key: &'static str, word: &str, hint: &str) {
-    section.parsed(key, hint, |text| if text == word { Ok(()) } else { Err("not in this version".to_owned()) });
+    section.parsed(
+        key,
+        hint,
+        |text| if text == word { Ok(()) } else { Err("not in this version".to_owned()) },
+    );
 }
 
 /// Reads `s3://bucket/prefix`.

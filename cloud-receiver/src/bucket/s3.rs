@@ -58,7 +58,8 @@ impl S3Bucket {
             loader = loader.endpoint_url(endpoint);
         }
         let shared = loader.load().await;
-        let own = aws_sdk_s3::config::Builder::from(&shared).force_path_style(config.endpoint.is_some()).build();
+        let own =
+            aws_sdk_s3::config::Builder::from(&shared).force_path_style(config.endpoint.is_some()).build();
         Self { client: Client::from_conf(own), bucket: config.name.clone() }
     }
 }
@@ -132,7 +133,10 @@ impl Bucket for S3Bucket {
         Ok(Page {
             objects: objects.collect(),
             folders: folders.collect(),
-            next: answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true)).map(Into::into),
+            next: answer
+                .next_continuation_token()
+                .filter(|_| answer.is_truncated() == Some(true))
+                .map(Into::into),
         })
     }
 

@@ -186,12 +186,7 @@ pub fn merge(lower: &mut Table, upper: Table) {
 }
 
 /// Replaces `${NAME}` in all texts below `value` by what `env` knows; `$${` stands for `${` itself.
-pub fn expand(
-    path: &str,
-    value: &mut Value,
-    env: &dyn Fn(&str) -> Option<String>,
-    problems: &mut Problems,
-) {
+pub fn expand(path: &str, value: &mut Value, env: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) {
     match value {
         Value::String(text) => match expand_text(text, env) {
             Ok(expanded) => *text = expanded,

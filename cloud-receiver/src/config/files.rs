@@ -37,7 +37,8 @@ fn sources(path: &Path) -> Result<Vec<Source>, Problems> {
 /// The static keys that the configuration names; `None` for the default chain.
 pub fn keys(config: &Config) -> Result<Option<StaticKeys>, Problems> {
     let Credentials::File(path) = &config.bucket.credentials else { return Ok(None) };
-    let read = fs::read_to_string(path).map_err(|e| format!("can't be read: {e}")).and_then(|t| read_keys(&t));
+    let read =
+        fs::read_to_string(path).map_err(|e| format!("can't be read: {e}")).and_then(|t| read_keys(&t));
     read.map(Some).map_err(|why| {
         let mut problems = Problems::default();
         let hint = "a TOML file with access_key_id, secret_access_key and perhaps session_token";

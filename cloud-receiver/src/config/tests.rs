@@ -7,8 +7,11 @@ fn parse(text: &str) -> Result<Config, Problems> {
 }
 
 fn parse_all(texts: &[&str]) -> Result<Config, Problems> {
-    let sources: Vec<Source> =
-        texts.iter().enumerate().map(|(i, t)| Source { name: format!("file-{i}"), text: (*t).into() }).collect();
+    let sources: Vec<Source> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, t)| Source { name: format!("file-{i}"), text: (*t).into() })
+        .collect();
     Config::parse(&sources, &|name| (name == "BUCKET").then(|| "from-env".to_owned()))
 }
 
@@ -20,7 +23,9 @@ fn the_commented_sample_shows_every_key_with_the_default_that_the_code_has() {
     let uncommented: String = SAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.split_once(" = ").is_some_and(|(k, _)| !k.contains(' ')) => format!("{rest}\n"),
+            Some(rest) if rest.split_once(" = ").is_some_and(|(k, _)| !k.contains(' ')) => {
+                format!("{rest}\n")
+            }
             _ => format!("{line}\n"),
         })
         .collect();
@@ -133,7 +138,8 @@ fn sqlite_urls_take_three_or_four_slashes() {
 
 #[test]
 fn keys_never_show_their_secret() {
-    let keys = read_keys("access_key_id = 'id'\nsecret_access_key = 'hush'\nsession_token = 'hush2'").unwrap();
+    let keys =
+        read_keys("access_key_id = 'id'\nsecret_access_key = 'hush'\nsession_token = 'hush2'").unwrap();
     assert!(!format!("{keys:?}").contains("hush"));
     for bad in ["access_key_id = 'id'", "secret_access_key = 'hush'", "hush", "access_key_id = 1"] {
         assert!(!read_keys(bad).unwrap_err().contains("hush"));

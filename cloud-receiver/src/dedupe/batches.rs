@@ -84,8 +84,8 @@ impl Ledger {
              SELECT namespace, tbl FROM segments WHERE state = 'checked' GROUP BY namespace, tbl
              HAVING count(*) >= ?1 OR min(checked_at) <= ?2",
         )?;
-        let rows =
-            query.query_map(params![int(max_files as u64), before.0], |r| Ok((parsed(r, 0)?, parsed(r, 1)?)))?;
+        let rows = query
+            .query_map(params![int(max_files as u64), before.0], |r| Ok((parsed(r, 0)?, parsed(r, 1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -100,17 +100,19 @@ impl Ledger {
             "SELECT id, key, etag, size FROM segments WHERE state = 'checked' AND namespace = ?1 AND tbl = ?2
              ORDER BY checked_at, id LIMIT ?3",
         )?;
-        let rows = query.query_map(params![namespace.as_str(), table.name(), int(limit as u64)], batch_file)?;
+        let rows =
+            query.query_map(params![namespace.as_str(), table.name(), int(limit as u64)], batch_file)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Takes back that a checked segment is there: it was gone when its batch was to be formed. Its gateway is told.
     pub fn forget_checked(&mut self, row: i64) -> Result<(), LedgerError> {
         let tx = self.db.transaction()?;
-        let gateway: Option<GatewayId> =
-            optional(tx.query_row("SELECT gateway FROM segments WHERE id = ?1 AND state = 'checked'", [row], |r| {
-                parsed(r, 0)
-            }))?;
+        let gateway: Option<GatewayId> = optional(tx.query_row(
+            "SELECT gateway FROM segments WHERE id = ?1 AND state = 'checked'",
+            [row],
+            |r| parsed(r, 0),
+        ))?;
         if let Some(gateway) = gateway {
             tx.execute("DELETE FROM segments WHERE id = ?1", [row])?;
             receipt_due(&tx, &gateway)?;
@@ -167,8 +169,10 @@ impl Ledger {
         let tx = self.db.transaction()?;
         let name = (namespace.as_str(), table.name());
         tx.execute("INSERT OR IGNORE INTO tables (namespace, tbl) VALUES (?1, ?2)", name)?;
-        let last: i64 = tx
-            .query_row("SELECT batch FROM tables WHERE namespace = ?1 AND tbl = ?2", name, |row| row.get(0))?;
+        let last: i64 =
+            tx.query_row("SELECT batch FROM tables WHERE namespace = ?1 AND tbl = ?2", name, |row| {
+                row.get(0)
+            })?;
         let n = last + 1;
         tx.execute(
             "INSERT INTO batches (namespace, tbl, n, state, formed_at) VALUES (?1, ?2, ?3, 'formed', ?4)",

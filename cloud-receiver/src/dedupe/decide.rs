@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn the_same_number_is_a_replay_with_the_same_bytes_and_a_conflict_with_others() {
-        let around = |bytes: &str| Neighbours { same: Some(Digest::of(bytes.as_bytes())), ..Neighbours::default() };
+        let around =
+            |bytes: &str| Neighbours { same: Some(Digest::of(bytes.as_bytes())), ..Neighbours::default() };
         assert_eq!(decide(link(3, "a"), None, &around("a")), Standing::Replay);
         let known = Digest::of(b"b");
         assert_eq!(decide(link(3, "a"), None, &around("b")), Standing::Conflict { known });

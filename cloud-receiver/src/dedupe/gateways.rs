@@ -84,8 +84,9 @@ impl Ledger {
         let mut query = self.db.prepare_cached(
             "SELECT gateway, receipt_etag FROM gateways WHERE receipt_due = 1 ORDER BY gateway LIMIT ?1",
         )?;
-        let rows = query
-            .query_map([int(limit as u64)], |row| Ok(DueReceipt { gateway: parsed(row, 0)?, etag: row.get(1)? }))?;
+        let rows = query.query_map([int(limit as u64)], |row| {
+            Ok(DueReceipt { gateway: parsed(row, 0)?, etag: row.get(1)? })
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -140,8 +141,9 @@ impl Ledger {
 
     /// Etags of the status objects that were read last.
     pub fn status_etags(&self) -> Result<HashMap<GatewayId, String>, LedgerError> {
-        let mut query =
-            self.db.prepare_cached("SELECT gateway, status_etag FROM gateways WHERE status_etag IS NOT NULL")?;
+        let mut query = self
+            .db
+            .prepare_cached("SELECT gateway, status_etag FROM gateways WHERE status_etag IS NOT NULL")?;
         let rows = query.query_map([], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -192,8 +194,7 @@ impl Ledger {
 
     /// How many objects are refused that no gateway's key names.
     pub fn strays(&self) -> Result<u64, LedgerError> {
-        let count =
-            "SELECT count(*) FROM segments WHERE state = 'quarantined' AND gateway IS NULL";
+        let count = "SELECT count(*) FROM segments WHERE state = 'quarantined' AND gateway IS NULL";
         Ok(uint(self.db.query_row(count, [], |row| row.get(0))?))
     }
 

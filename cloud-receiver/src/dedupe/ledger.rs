@@ -16,7 +16,9 @@ const SCHEMA_VERSION: i64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// Another receiver has it.
-    #[error("ledger {0} is in use by another receiver: stop that one, or give this one a ledger and a lake of its own")]
+    #[error(
+        "ledger {0} is in use by another receiver: stop that one, or give this one a ledger and a lake of its own"
+    )]
     InUse(PathBuf),
     /// Written by a later version.
     #[error("ledger {path} has version {found}, this program knows {SCHEMA_VERSION}: upgrade the receiver")]
@@ -57,12 +59,8 @@ impl Ledger {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(file)?;
         }
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(lock_path(path))
-            .map_err(file)?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(lock_path(path)).map_err(file)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LedgerError::InUse(path.to_owned())),
@@ -131,7 +129,8 @@ where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     let text: String = row.get(column)?;
-    text.parse().map_err(|e: T::Err| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+    text.parse()
+        .map_err(|e: T::Err| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }
 
 /// As [`parsed`], for a column that may be null.

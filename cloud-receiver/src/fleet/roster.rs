@@ -113,7 +113,8 @@ fn verdict(facts: &GatewayFacts, account: Option<&Account>, now: Timestamp) -> (
     let refused = || facts.epochs.values().flat_map(|e| e.quarantined.values());
     let branches = refused().filter(|q| matches!(q.reason, Reason::Forked | Reason::Conflict)).count();
     if branches > 0 {
-        let sentence = format!("{branches} of its segments belong to a second branch: is its buffer in use twice?");
+        let sentence =
+            format!("{branches} of its segments belong to a second branch: is its buffer in use twice?");
         found.push((Word::Forked, sentence));
     }
     if facts.status.as_ref().is_some_and(|s| s.receipt.forked) {

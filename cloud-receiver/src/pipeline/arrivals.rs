@@ -109,9 +109,8 @@ impl Pipeline {
             let listed = arrivals(self.bucket.as_ref(), &self.prefix, folder, settled, page).await?;
             let pending = self.note_seen(listed.objects, now).await?;
             // In the order of their numbers, so that of two branches of a chain the older one is known first.
-            let mut inspections = futures::stream::iter(pending)
-                .map(|p| self.inspect_one(p, shared))
-                .buffered(INSPECTIONS);
+            let mut inspections =
+                futures::stream::iter(pending).map(|p| self.inspect_one(p, shared)).buffered(INSPECTIONS);
             while let Some((pending, inspected)) = inspections.next().await {
                 match self.record(&pending, inspected, now).await {
                     Ok(recorded) => recorded.iter().for_each(|r| shared.count(r)),

@@ -8,10 +8,8 @@ use crate::catalog::{CommitError, Lake, LedgerView, NewFile, Verdict, decide};
 #[async_trait]
 impl Register for Lake {
     async fn attempt(&self, offer: &Offer) -> Result<Attempt, String> {
-        let look = self
-            .look(&offer.namespace, offer.table, &offer.ledger)
-            .await
-            .map_err(|e| format!("{e:#}"))?;
+        let look =
+            self.look(&offer.namespace, offer.table, &offer.ledger).await.map_err(|e| format!("{e:#}"))?;
         let view = LedgerView {
             ledger: offer.ledger.clone(),
             uuid: offer.known.uuid,

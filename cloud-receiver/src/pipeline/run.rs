@@ -27,26 +27,48 @@ pub fn now() -> Timestamp {
 pub async fn run(pipeline: Arc<Pipeline>, list_every: Duration, stop: CancellationToken) {
     let mut loops = JoinSet::new();
     let wait = pipeline.register.max_wait;
-    let register_every = (wait / 4).clamp(Duration::from_millis(200), Duration::from_secs(30));
+    let register_every = (wait / 4).clamp(Duration::from_millis(200), Duration::from_secs(10));
     let p = Arc::clone(&pipeline);
-    loops.spawn(repeat(p, "arrivals", list_every, stop.clone(), |_| None, |p| async move {
-        p.arrivals_pass(now()).await?;
-        p.health.ok(Part::Bucket);
-        p.health.ok(Part::Ledger);
-        p.quarantine_pass().await
-    }));
+    loops.spawn(repeat(
+        p,
+        "arrivals",
+        list_every,
+        stop.clone(),
+        |_| None,
+        |p| async move {
+            p.arrivals_pass(now()).await?;
+            p.health.ok(Part::Bucket);
+            p.health.ok(Part::Ledger);
+            p.quarantine_pass().await
+        },
+    ));
     let p = Arc::clone(&pipeline);
-    loops.spawn(repeat(p, "register", register_every, stop.clone(), |p| Some(&p.checked), |p| async move {
-        p.register_pass(now()).await.map(|_| ())
-    }));
+    loops.spawn(repeat(
+        p,
+        "register",
+        register_every,
+        stop.clone(),
+        |p| Some(&p.checked),
+        |p| async move { p.register_pass(now()).await.map(|_| ()) },
+    ));
     let p = Arc::clone(&pipeline);
-    loops.spawn(repeat(p, "receipts", register_every, stop.clone(), |p| Some(&p.settled), |p| async move {
-        p.receipts_pass(now()).await
-    }));
+    loops.spawn(repeat(
+        p,
+        "receipts",
+        register_every,
+        stop.clone(),
+        |p| Some(&p.settled),
+        |p| async move { p.receipts_pass(now()).await },
+    ));
     let every = list_every.max(STATUSES_EVERY);
-    loops.spawn(repeat(pipeline, "statuses", every, stop, |_| None, |p| async move {
-        p.statuses_pass().await
-    }));
+    loops.spawn(repeat(
+        pipeline,
+        "statuses",
+        every,
+        stop,
+        |_| None,
+        |p| async move { p.statuses_pass().await },
+    ));
     while let Some(ended) = loops.join_next().await {
         if let Err(e) = ended {
             tracing::error!("a loop ended by itself: {e}");

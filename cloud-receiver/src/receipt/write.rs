@@ -24,7 +24,9 @@ pub enum WriteError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// Someone else writes this gateway's receipts.
-    #[error("receipt of {0} was replaced by someone else {ATTEMPTS} times: does another receiver write to this bucket?")]
+    #[error(
+        "receipt of {0} was replaced by someone else {ATTEMPTS} times: does another receiver write to this bucket?"
+    )]
     Contested(GatewayId),
 }
 

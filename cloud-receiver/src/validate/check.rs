@@ -63,19 +63,23 @@ pub fn check(key: &SegmentKey, facts: Facts) -> Result<Accepted, Refused> {
 }
 
 fn check_digest(digest: Digest, claimed: Option<&str>) -> Result<(), (Reason, String)> {
-    let claimed = claimed.ok_or_else(|| {
-        (Reason::WrongDigest, format!("its metadata has no `{}`", Digest::METADATA_KEY))
-    })?;
+    let claimed = claimed
+        .ok_or_else(|| (Reason::WrongDigest, format!("its metadata has no `{}`", Digest::METADATA_KEY)))?;
     match claimed.parse::<Digest>() {
         Ok(claimed) if claimed == digest => Ok(()),
-        Ok(claimed) => Err((Reason::WrongDigest, format!("its metadata says {claimed}, its bytes have {digest}"))),
+        Ok(claimed) => {
+            Err((Reason::WrongDigest, format!("its metadata says {claimed}, its bytes have {digest}")))
+        }
         Err(e) => Err((Reason::WrongDigest, format!("its metadata has an {e}"))),
     }
 }
 
 fn check_manifest(key: &SegmentKey, manifests: &[String]) -> Result<Manifest, (Reason, String)> {
     let [json] = manifests else {
-        return Err((Reason::BadManifest, format!("its footer holds {} manifests, expected one", manifests.len())));
+        return Err((
+            Reason::BadManifest,
+            format!("its footer holds {} manifests, expected one", manifests.len()),
+        ));
     };
     let classify = |e: ManifestError| {
         let reason = match e {
@@ -101,10 +105,9 @@ fn rows_fault(manifest: &Manifest, rows: &RowFacts) -> Option<String> {
     if rows.rows != manifest.rows {
         return Some(format!("the manifest says {} rows, the file has {}", manifest.rows, rows.rows));
     }
-    for (name, said, found) in [
-        ("least time", manifest.min_ts, rows.min_ts),
-        ("greatest time", manifest.max_ts, rows.max_ts),
-    ] {
+    for (name, said, found) in
+        [("least time", manifest.min_ts, rows.min_ts), ("greatest time", manifest.max_ts, rows.max_ts)]
+    {
         match found {
             Some(ts) if !manifest.day.holds(ts) => {
                 return Some(format!("its {name} {ts} lies outside its day {}", manifest.day));
@@ -139,7 +142,8 @@ pub fn schema_fault(table: Table, found: &Schema) -> Option<String> {
             return Some(format!("column `{}` is there twice", field.name()));
         }
     }
-    let missing = expected.fields().iter().find(|f| !f.is_nullable() && found.field_with_name(f.name()).is_err());
+    let missing =
+        expected.fields().iter().find(|f| !f.is_nullable() && found.field_with_name(f.name()).is_err());
     missing.map(|f| format!("required column `{}` is missing", f.name()))
 }
 
@@ -153,12 +157,14 @@ fn field_fault(wanted: &Field, found: &Field) -> Option<String> {
         return Some(format!("must be {word}"));
     }
     match (wanted.data_type(), found.data_type()) {
-        (DataType::Map(wanted, _), DataType::Map(found, _)) => match (wanted.data_type(), found.data_type()) {
-            (DataType::Struct(wanted), DataType::Struct(found)) if wanted.len() == found.len() => {
-                wanted.iter().zip(found).find_map(|(w, f)| field_fault(w, f))
+        (DataType::Map(wanted, _), DataType::Map(found, _)) => {
+            match (wanted.data_type(), found.data_type()) {
+                (DataType::Struct(wanted), DataType::Struct(found)) if wanted.len() == found.len() => {
+                    wanted.iter().zip(found).find_map(|(w, f)| field_fault(w, f))
+                }
+                (_, other) => Some(format!("has entries of type {other}")),
             }
-            (_, other) => Some(format!("has entries of type {other}")),
-        },
+        }
         (wanted, found) if wanted == found => None,
         (wanted, found) => Some(format!("has type {found}, expected {wanted}")),
     }

@@ -146,7 +146,8 @@ fn read_rows(reader: ParquetRecordBatchReader, key: &SegmentKey) -> Result<RowFa
             .ok_or("the day column holds no times")?;
         widen(&mut facts.min_ts, &mut facts.max_ts, min(times).map(Timestamp), max(times).map(Timestamp));
         if key.table.column("seq").is_some() {
-            let seqs = column(&batch, "seq")?.as_primitive_opt::<Int64Type>().ok_or("`seq` holds no numbers")?;
+            let seqs =
+                column(&batch, "seq")?.as_primitive_opt::<Int64Type>().ok_or("`seq` holds no numbers")?;
             widen(&mut facts.min_seq, &mut facts.max_seq, min(seqs), max(seqs));
         }
     }
@@ -181,7 +182,9 @@ impl Origin<'_> {
             .as_primitive_opt::<Int64Type>()
             .ok_or("`segment_number` holds no numbers")?;
         let other = (0..batch.num_rows()).find(|&i| {
-            gateways.value(i) != self.gateway || epochs.value(i) != self.epoch || numbers.value(i) != self.number
+            gateways.value(i) != self.gateway
+                || epochs.value(i) != self.epoch
+                || numbers.value(i) != self.number
         });
         Ok(other.map(|i| {
             let clip = |s: &str| s.chars().take(140).collect::<String>();

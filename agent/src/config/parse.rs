@@ -1,0 +1,1 @@
+//! Reads the configuration from TOML and names every problem at once.
