@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The receiver: what gateways delivered to the bucket goes into the lake's tables, each segment once.
+//!
+//! One object's journey is the order of the modules. The bucket is listed ([`arrival`]); what is new is read and
+//! believed or refused ([`validate`]); the ledger knows it from then on ([`dedupe`]); a batch of a table's segments
+//! becomes one commit of the catalog ([`catalog`]); the gateway learns of it by its receipt ([`receipt`]). [`pipeline`]
+//! calls these one after the other and [`fleet`] shows how every gateway is. What is durable stands in the bucket, the
+//! ledger and the tables only: every pass may die anywhere and the next one goes on.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod bucket;
+pub mod arrival;
+pub mod validate;
+pub mod dedupe;
+pub mod catalog;
+pub mod receipt;
+pub mod pipeline;
+pub mod fleet;
+pub mod telemetry;
+
+#[cfg(test)]
+mod fixture;

@@ -1,0 +1,276 @@
+//! The receiver's command line: arguments, exit codes, order of start and stop.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tributary_contract::digest::Digest;
+use tributary_receiver::bucket::s3::S3Bucket;
+use tributary_receiver::bucket::{Bucket, Query};
+use tributary_receiver::catalog::{Lake, LakeSettings, S3Access, Secret};
+use tributary_receiver::config::check::Problems;
+use tributary_receiver::config::{Config, StaticKeys, files};
+use tributary_receiver::dedupe::{Ledger, LedgerHandle};
+use tributary_receiver::fleet::server::{Shown, router, serve};
+use tributary_receiver::fleet::{Fleet, ask, page};
+use tributary_receiver::pipeline::health::Health;
+use tributary_receiver::pipeline::{Pipeline, Places, run};
+use tributary_receiver::telemetry;
+
+/// Bad usage, as sysexits has it.
+const USAGE: u8 = 64;
+/// Bad configuration.
+const CONFIG: u8 = 78;
+
+#[derive(Parser)]
+#[command(name = "tributary-receiver", version, about = "Registers what gateways deliver in the lake, once.")]
+struct Args {
+    /// Configuration file; `conf.d/*.toml` beside it is laid over it.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/tributary/receiver.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until SIGTERM.
+    Run,
+    /// Print the configuration in effect and try bucket, catalog and ledger.
+    Check,
+    /// How the gateways are.
+    Fleet {
+        #[command(subcommand)]
+        command: FleetCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum FleetCommand {
+    /// One line a gateway, the worst first.
+    List {
+        /// One JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let asked = !e.use_stderr();
+            // Nobody is left to tell if this can't be printed.
+            let _ = e.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        }
+    };
+    telemetry::start();
+    let outcome = prepare(&args).and_then(|prepared| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(perform(args.command, prepared))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "tributary-receiver: {e:#}");
+            ExitCode::from(if e.is::<Problems>() { CONFIG } else { 1 })
+        }
+    }
+}
+
+/// The configuration with the secrets that it names.
+struct Prepared {
+    config: Config,
+    keys: Option<StaticKeys>,
+    token: Option<String>,
+}
+
+fn prepare(args: &Args) -> anyhow::Result<Prepared> {
+    let config = files::load(&args.config)?;
+    let (keys, token) = match (files::keys(&config), files::token(&config)) {
+        (Ok(keys), Ok(token)) => (keys, token),
+        (keys, token) => {
+            let mut all = Problems::default();
+            all.0.extend(keys.err().into_iter().chain(token.err()).flat_map(|p| p.0));
+            return Err(all.into());
+        }
+    };
+    Ok(Prepared { config, keys, token })
+}
+
+async fn perform(command: Command, prepared: Prepared) -> anyhow::Result<()> {
+    match command {
+        Command::Run => run_until_told(prepared).await,
+        Command::Check => check(prepared).await,
+        Command::Fleet { command: FleetCommand::List { json } } => {
+            let fleet = ask::ask(&prepared.config, prepared.token.as_deref()).await?;
+            print(&if json { serde_json::to_string(&fleet)? } else { table(&fleet) })
+        }
+    }
+}
+
+/// The one place that writes to standard output. A reader that went away ends the command quietly.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}") {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("standard output"),
+    }
+}
+
+async fn open_lake(config: &Config, keys: Option<&StaticKeys>) -> anyhow::Result<Lake> {
+    let s3 = S3Access {
+        endpoint: config.bucket.endpoint.clone(),
+        region: config.bucket.region.clone(),
+        access_key_id: keys.map(|k| k.access_key_id.clone()),
+        secret_access_key: keys.map(|k| Secret::new(k.secret_access_key.clone())),
+        session_token: keys.and_then(|k| k.session_token.clone()).map(Secret::new),
+    };
+    let catalog_db = config.catalog_db.clone();
+    Lake::open(LakeSettings { catalog_db, warehouse: config.warehouse.clone(), s3 }).await.context("catalog")
+}
+
+async fn run_until_told(prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { config, keys, token } = prepared;
+    // Before anything else: a second receiver on this ledger ends here.
+    let mut ledger = Ledger::open(&config.ledger)?;
+    ledger.clear_stops()?;
+    let ledger_id = ledger.id().to_string();
+    let ledger = LedgerHandle::new(ledger);
+    let listener = TcpListener::bind(config.fleet.listen)
+        .await
+        .with_context(|| format!("fleet.listen: can't listen on {}", config.fleet.listen))?;
+    let lake = open_lake(&config, keys.as_ref()).await?;
+    let bucket: Arc<dyn Bucket> = Arc::new(S3Bucket::new(&config.bucket, keys.as_ref()).await);
+    let places = Places { prefix: config.bucket.prefix.clone(), uri_base: config.uri("") };
+    let catalog = lake.router();
+    let pipeline = Arc::new(Pipeline::new(
+        bucket,
+        Arc::new(lake),
+        ledger.clone(),
+        ledger_id.clone(),
+        places,
+        config.register,
+    ));
+    let token = token.map(|t| Digest::of(t.as_bytes()));
+    let shown = Shown { ledger, health: pipeline.health.clone(), token };
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, router(shown, catalog), stop.clone()));
+    let watched = tokio::spawn(feed_watchdog(pipeline.health.clone(), stop.clone()));
+    tracing::info!(ledger = %ledger_id, page = %format!("http://{}", config.fleet.listen), "running");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let loops = tokio::spawn(run::run(pipeline, config.list_every, stop.clone()));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    loops.await?;
+    watched.await?;
+    // A client that keeps its connection open doesn't keep the receiver.
+    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(5), server).await {
+        ended?.context("fleet page")?;
+    }
+    Ok(())
+}
+
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(false, state) {
+        tracing::warn!("service manager: {e}");
+    }
+}
+
+/// Feeds the service manager's watchdog as long as the loops get on.
+async fn feed_watchdog(health: Health, stop: CancellationToken) {
+    let mut micros = 0;
+    if !sd_notify::watchdog_enabled(false, &mut micros) {
+        return;
+    }
+    let mut beats = health.beats();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_micros(micros / 2)) => {}
+        }
+        let now = health.beats();
+        if now != beats {
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        beats = now;
+    }
+}
+
+/// Prints what is in effect, then tries everything and says at once what doesn't work.
+async fn check(prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { config, keys, .. } = prepared;
+    print(&format!("{config:#?}"))?;
+    let mut faults = Vec::new();
+    let bucket = S3Bucket::new(&config.bucket, keys.as_ref()).await;
+    let query = Query { prefix: config.bucket.prefix.segments(), limit: 1, ..Query::default() };
+    if let Err(e) = bucket.list(&query).await {
+        faults.push(e.to_string());
+    }
+    match open_lake(&config, keys.as_ref()).await {
+        Ok(lake) => faults.extend(lake.tables().await.err().map(|e| format!("catalog: {e:#}"))),
+        Err(e) => faults.push(format!("{e:#}")),
+    }
+    if config.ledger.exists() {
+        faults.extend(Ledger::peek(&config.ledger).err().map(|e| e.to_string()));
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("{} of 3 checks failed:\n  {}", faults.len(), faults.join("\n  "))
+}
+
+/// The roster for a terminal. Texts from gateways are shown with control characters escaped.
+fn table(fleet: &Fleet) -> String {
+    let clean = |s: &str| {
+        s.chars()
+            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+            .collect::<String>()
+    };
+    let mut lines = vec![
+        ["GATEWAY", "HEALTH", "REGISTERED", "OUTSTANDING", "REFUSED", "BACKLOG", "LAST SEEN", "WHY"]
+            .map(str::to_owned),
+    ];
+    for g in &fleet.gateways {
+        lines.push([
+            clean(&g.gateway),
+            g.health.text().to_owned(),
+            g.registered.to_string(),
+            g.outstanding.to_string(),
+            g.quarantined.to_string(),
+            page::size(&g.backlog_bytes),
+            page::ago(&g.last_seen, &fleet.at),
+            clean(&g.reasons.join("; ")),
+        ]);
+    }
+    let mut widths = [0; 8];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let row = |line: &[String; 8]| {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let notes = fleet.failing.iter().chain(fleet.tables.iter().filter_map(|t| t.stopped.as_ref()));
+    lines.iter().map(row).chain(notes.map(|n| format!("! {}", clean(n)))).collect::<Vec<_>>().join("\n")
+}
