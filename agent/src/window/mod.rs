@@ -1,1 +1,64 @@
-//! Placeholder.
+//! Windows: readings of one series in one interval of event time become one row of `aggregates`.
+//!
+//! **What comes in.** Rows of the journal, after their commit and again at a restart ([`Windows::observe`]); decisions
+//! taken before ([`Windows::restore`]). Event time is a reading's own time, else the time of its receipt. A window is
+//! `[start, end)`, aligned to 1970-01-01T00:00 UTC, of one definition ([`crate::config::Window`]), and is watched per
+//! device, because a device is what has a clock and what falls silent.
+//!
+//! **What goes out.** [`Windows::due`] says which windows may close and which stretch of the journal to scan for
+//! them; [`emit::Emitter`] folds that scan into rows of `aggregates` and into [`decision::Decided`], which the buffer
+//! keeps in the transaction of the seal; [`Windows::applied`] takes note of it afterwards.
+//!
+//! **What closes a window.** The device's watermark: its greatest trusted event time less the definition's lateness,
+//! once that has reached the window's end. Or silence: no reading of the device for `idle` by processing time, but only
+//! while the connection is drained, and only windows whose end has passed on the gateway's clock too.
+//!
+//! **What late means.** A reading is late if a window of its device that ends no earlier than its own has been closed.
+//! While the correction horizon lasts (counted from that closing, never shorter, at most a quarter longer) it emits its
+//! window again, recomputed from the journal, as the next revision; afterwards it is only counted, and stays in
+//! `readings`.
+//!
+//! **Which readings enter.** Those with a numeric view whose time and value can be believed. Text has no numeric view.
+//! `future` and `clock-unsynced` have no believable time: they enter no window and move no watermark, for one wrong
+//! stamp would spoil windows that are right. `retained` and `queued` readings without a time of their own say when they
+//! were delivered, not when they were measured: no window, no watermark. `out-of-range` and `device` are believed as to
+//! time, not as to value: they move the watermark, are left out of all statistics, and leave their doubt in the window's
+//! `quality`. `possible-duplicate` enters, and leaves its doubt.
+//!
+//! **What survives a crash.** Windows are never stored: they are folded from the journal's rows. Only decisions are,
+//! each with the seq up to which it has seen the journal, so that a restart neither forgets a late reading nor takes a
+//! decision twice.
+//!
+//! **What is deliberately absent.** A clock, a disk, hopping windows, and windows in local time.
+
+pub mod align;
+pub mod watermark;
+pub mod decision;
+pub mod open;
+pub mod fold;
+pub mod emit;
+
+pub use decision::{Decided, Decision};
+pub use open::{Plan, Windows};
+
+use tributary_contract::quality::{Doubt, Quality};
+
+use crate::buffer::row::Row;
+
+/// Whether the reading's event time can be believed, so that it may move a watermark.
+pub fn has_trusted_time(row: &Row) -> bool {
+    let waited = row.quality.has(Doubt::Retained) || row.quality.has(Doubt::Queued);
+    let own_time = row.ts != row.received_at;
+    !row.quality.has(Doubt::Future) && !row.quality.has(Doubt::ClockUnsynced) && (own_time || !waited)
+}
+
+/// Whether the value is believed; a value that isn't enters no statistic.
+pub const fn has_trusted_value(quality: Quality) -> bool {
+    !quality.has(Doubt::OutOfRange) && !quality.has(Doubt::Device)
+}
+
+/// The number with which the reading enters windows, if it does.
+pub fn windowed_value(row: &Row) -> Option<f64> {
+    let believed = has_trusted_time(row) && has_trusted_value(row.quality);
+    row.value.numeric().filter(|v| believed && v.is_finite())
+}

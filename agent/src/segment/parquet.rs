@@ -1,0 +1,197 @@
+//! Rows and manifest to the bytes of a segment, row group by row group; the same rows give the same bytes.
+
+use std::io::{self, Write};
+
+use ::parquet::arrow::ArrowWriter;
+use ::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use ::parquet::file::metadata::KeyValue;
+use sha2::{Digest as _, Sha256};
+use tributary_contract::digest::Digest;
+use tributary_contract::manifest::{MANIFEST_KEY, Manifest};
+use tributary_contract::time::{Day, Timestamp};
+
+use super::columns::{EncodeError, Entries, Lookup, Provenance, TableRow, batch};
+use super::encoding::{BATCH, ROW_GROUP, properties};
+use crate::window::decision::Seen;
+use crate::window::emit::AggregateRow;
+
+/// Key in the footer of a segment of `aggregates` under which stands, as JSON, what its decisions had seen: so that a
+/// segment that is read back restores them. Receivers don't look at it.
+pub const SEEN_KEY: &str = "tributary.seen";
+
+/// What the rows of a segment say, for its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// How many rows; at least one.
+    pub rows: u64,
+    /// Least value of the day column.
+    pub min_ts: Timestamp,
+    /// Greatest value of the day column.
+    pub max_ts: Timestamp,
+    /// Least and greatest seq, for `readings`.
+    pub seqs: Option<(u64, u64)>,
+}
+
+/// A finished segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The whole file.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of it.
+    pub digest: Digest,
+    /// What its rows say.
+    pub facts: Facts,
+}
+
+/// Makes one segment. Holds at most one row group of rows ([`ROW_GROUP`]) beside the bytes made so far.
+#[derive(Debug)]
+pub struct Builder<R: TableRow> {
+    day: Day,
+    provenance: Provenance,
+    entries: Entries,
+    group: Vec<R>,
+    writer: ArrowWriter<Hashed>,
+    facts: Option<Facts>,
+    seen: Option<Seen>,
+}
+
+impl<R: TableRow> Builder<R> {
+    /// An empty segment of `R`'s table and `day`.
+    pub fn new(day: Day, provenance: Provenance) -> Result<Self, EncodeError> {
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties(R::TABLE)?)
+            // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
+            .with_skip_arrow_metadata(true)
+            .with_schema_root("table".to_owned());
+        let writer = ArrowWriter::try_new_with_options(Hashed::default(), R::TABLE.arrow_schema(), options)?;
+        Ok(Self {
+            day,
+            provenance,
+            entries: Entries::default(),
+            group: Vec::new(),
+            writer,
+            facts: None,
+            seen: None,
+        })
+    }
+
+    /// Takes one row; they may come in any order. A row of another day, or of a series that isn't in the dictionary, is
+    /// refused and changes nothing.
+    pub fn push(&mut self, row: R, dictionary: Lookup<'_>) -> Result<(), EncodeError> {
+        let ts = row.at();
+        if !self.day.holds(ts) {
+            return Err(EncodeError::OtherDay { day: self.day, got: ts.day(), ts });
+        }
+        if let Some(key) = row.series_key() {
+            self.entries.want(key, dictionary)?;
+        }
+        let facts = self.facts.get_or_insert(Facts { rows: 0, min_ts: ts, max_ts: ts, seqs: None });
+        facts.rows += 1;
+        facts.min_ts = facts.min_ts.min(ts);
+        facts.max_ts = facts.max_ts.max(ts);
+        if let Some(seq) = row.seq() {
+            let (least, greatest) = facts.seqs.unwrap_or((seq, seq));
+            facts.seqs = Some((least.min(seq), greatest.max(seq)));
+        }
+        self.group.push(row);
+        if self.group.len() >= ROW_GROUP {
+            self.write_group()?;
+        }
+        Ok(())
+    }
+
+    /// What the rows so far say; none while there are none.
+    pub fn facts(&self) -> Option<Facts> {
+        self.facts
+    }
+
+    /// About how many bytes the file has so far. What isn't compressed yet is reckoned as dense as what is.
+    pub fn estimated_bytes(&self) -> u64 {
+        let written = self.writer.bytes_written() as u64;
+        let held = self.group.len() as u64;
+        let compressed = self.facts.map_or(0, |f| f.rows).saturating_sub(held);
+        // Eight bytes a row before anything is known: above what most readings take.
+        let dense = if compressed == 0 { 8 } else { written.div_ceil(compressed) };
+        written.saturating_add(held.saturating_mul(dense))
+    }
+
+    /// Finishes the file. The manifest must say what [`Builder::facts`] says, and name this segment.
+    pub fn finish(mut self, manifest: &Manifest) -> Result<Encoded, EncodeError> {
+        let facts = self.facts.ok_or(EncodeError::Empty)?;
+        agrees::<R>(manifest, &facts, self.day, &self.provenance)?;
+        self.write_group()?;
+        if R::TABLE == AggregateRow::TABLE {
+            let seen = self.seen.ok_or(EncodeError::NothingSeen)?;
+            // Plain numbers: nothing in it can fail to be JSON.
+            let json = serde_json::to_string(&seen).unwrap_or_default();
+            self.writer.append_key_value_metadata(KeyValue::new(SEEN_KEY.to_owned(), json));
+        }
+        self.writer.append_key_value_metadata(KeyValue::new(MANIFEST_KEY.to_owned(), manifest.to_json()));
+        let Hashed { bytes, hash } = self.writer.into_inner()?;
+        Ok(Encoded { bytes, digest: Digest(hash.finalize().into()), facts })
+    }
+
+    /// Sorts and writes what is held as one row group.
+    fn write_group(&mut self) -> Result<(), EncodeError> {
+        R::put_in_order(&mut self.group, &self.entries);
+        for rows in self.group.chunks(BATCH) {
+            self.writer.write(&batch(rows, &self.entries, &self.provenance)?)?;
+        }
+        self.group.clear();
+        self.writer.flush()?;
+        Ok(())
+    }
+}
+
+impl Builder<AggregateRow> {
+    /// What was known when the windows of these rows were decided; a segment of aggregates can't do without.
+    #[must_use]
+    pub fn with_seen(mut self, seen: Seen) -> Self {
+        self.seen = Some(seen);
+        self
+    }
+}
+
+fn agrees<R: TableRow>(
+    manifest: &Manifest,
+    facts: &Facts,
+    day: Day,
+    provenance: &Provenance,
+) -> Result<(), EncodeError> {
+    let seqs = |s: Option<u64>| s.map_or_else(|| "none".to_owned(), |s| s.to_string());
+    let pairs = [
+        ("table", manifest.table.to_string(), R::TABLE.to_string()),
+        ("day", manifest.day.to_string(), day.to_string()),
+        ("gateway", manifest.gateway.to_string(), provenance.gateway.to_string()),
+        ("epoch", manifest.epoch.to_string(), provenance.epoch.to_string()),
+        ("number", manifest.number.to_string(), provenance.number.to_string()),
+        ("rows", manifest.rows.to_string(), facts.rows.to_string()),
+        ("min_ts", manifest.min_ts.to_string(), facts.min_ts.to_string()),
+        ("max_ts", manifest.max_ts.to_string(), facts.max_ts.to_string()),
+        ("min_seq", seqs(manifest.min_seq), seqs(facts.seqs.map(|s| s.0))),
+        ("max_seq", seqs(manifest.max_seq), seqs(facts.seqs.map(|s| s.1))),
+    ];
+    match pairs.into_iter().find(|(_, said, so)| said != so) {
+        Some((field, manifest, rows)) => Err(EncodeError::Disagrees { field, manifest, rows }),
+        None => Ok(()),
+    }
+}
+
+/// Bytes that are hashed as they come.
+#[derive(Debug, Default)]
+struct Hashed {
+    bytes: Vec<u8>,
+    hash: Sha256,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.hash.update(buf);
+        self.bytes.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! From a plan and a scan of the journal to rows of `aggregates` and the decisions on them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use tributary_contract::id::Namespace;
+use tributary_contract::quality::Quality;
+use tributary_contract::time::{Day, Timestamp};
+
+use super::decision::{Decided, Decision, DecisionKey, Prior};
+use super::fold::{Aggregate, Sample, fold, put_in_order};
+use super::open::{DueWindow, Plan};
+use super::{align, has_trusted_time, has_trusted_value};
+use crate::buffer::row::Row;
+
+/// How many revisions each epoch may use before those of the next begin.
+const REVISIONS_PER_EPOCH: i32 = 1_000_000;
+
+/// The first revision of a window of which no earlier decision is known, in the epoch of that ordinal.
+pub fn first_revision(ordinal: u32) -> i32 {
+    i32::try_from(ordinal).unwrap_or(i32::MAX).saturating_mul(REVISIONS_PER_EPOCH).saturating_add(1)
+}
+
+/// One row of `aggregates`, but for what the dictionary and the segment add.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AggregateRow {
+    /// First instant of the window.
+    pub start: Timestamp,
+    /// First instant behind it.
+    pub end: Timestamp,
+    /// Name of the window's definition.
+    pub window: Arc<str>,
+    /// Key of the series in the dictionary; of several (other source, other unit) that of the latest reading.
+    pub series: u32,
+    /// The statistics.
+    pub aggregate: Aggregate,
+    /// Revision.
+    pub revision: i32,
+    /// Readings in it that came after it had first been closed.
+    pub late: u64,
+    /// Whether readings of it had been thinned before.
+    pub partial: bool,
+    /// Doubts of its readings, those left out for their value included.
+    pub quality: Quality,
+}
+
+/// Rows of one segment of `aggregates`, and the decisions that must become durable with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Emission {
+    /// Owner of the data.
+    pub namespace: Namespace,
+    /// UTC day in which all its windows start.
+    pub day: Day,
+    /// Rows, at least one.
+    pub rows: Vec<AggregateRow>,
+    /// Decisions, one a row.
+    pub decided: Decided,
+}
+
+/// A window of a plan that gave no decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Which.
+    pub key: DecisionKey,
+    /// The seq up to which the plan looked.
+    pub through: u64,
+    /// Readings that came too late for it: the journal no longer holds the window whole.
+    pub too_late: u64,
+}
+
+/// What became of a plan.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Folded {
+    /// To be sealed in this order, each with its decisions, each followed by [`super::Windows::applied`].
+    pub emissions: Vec<Emission>,
+    /// To be handed to [`super::Windows::passed_over`].
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// Earlier decisions on the windows of one plan, collected from the sets that are kept.
+#[derive(Debug, Default)]
+pub struct Priors {
+    wanted: HashSet<DecisionKey>,
+    found: HashMap<DecisionKey, Prior>,
+}
+
+impl Priors {
+    /// Nothing found yet.
+    pub fn of(plan: &Plan) -> Self {
+        let late = plan.windows.iter().filter(|w| w.late);
+        Self { wanted: late.filter_map(|w| plan.key(w)).collect(), found: HashMap::new() }
+    }
+
+    /// Takes what the plan wants out of one set; sets may come in any order.
+    pub fn take(&mut self, decided: &Decided) {
+        for (key, prior) in decided.priors().filter(|(key, _)| self.wanted.contains(key)) {
+            let known = self.found.entry(key).or_insert(prior);
+            if prior.revision > known.revision {
+                *known = prior;
+            }
+        }
+    }
+
+    /// The newest decision found on that window.
+    pub fn get(&self, key: &DecisionKey) -> Option<Prior> {
+        self.found.get(key).copied()
+    }
+}
+
+/// Collects the readings of a plan's windows. About 24 bytes a reading, until it is finished.
+#[derive(Debug)]
+pub struct Emitter {
+    plan: Plan,
+    places: HashMap<(u16, u32, Timestamp), usize>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    samples: Vec<Sample>,
+    /// The last believed reading of the window's length before its start.
+    before: Option<(Timestamp, u64, f64)>,
+    doubts: Quality,
+    /// Time, seq and dictionary key of the latest reading.
+    latest: Option<(Timestamp, u64, u32)>,
+}
+
+impl Emitter {
+    /// Nothing collected yet.
+    pub fn new(plan: Plan) -> Self {
+        let place = |(i, w): (usize, &DueWindow)| ((w.definition, w.series, w.start), i);
+        let slots = plan.windows.iter().map(|w| Slot {
+            samples: Vec::with_capacity(usize::try_from(w.readings).unwrap_or(0).min(4096)),
+            ..Slot::default()
+        });
+        Self { places: plan.windows.iter().enumerate().map(place).collect(), slots: slots.collect(), plan }
+    }
+
+    /// Takes one row of the scan. Rows may come in any order, twice, or from outside the plan's spans.
+    pub fn add(&mut self, row: &Row) {
+        if row.seq > self.plan.seen.through || !has_trusted_time(row) {
+            return;
+        }
+        let Some(&series) = self.plan.keys.get(&row.series) else { return };
+        let Some(value) = row.value.numeric().filter(|v| v.is_finite()) else { return };
+        let believed = has_trusted_value(row.quality);
+        for (number, &(_, size)) in (0u16..).zip(&self.plan.definitions) {
+            let start = align::start_of(row.ts, size);
+            if let Some(slot) = self.places.get(&(number, series, start)).and_then(|&i| self.slots.get_mut(i))
+            {
+                slot.doubts = slot.doubts.or(row.quality);
+                if believed {
+                    slot.samples.push(Sample { ts: row.ts, seq: row.seq, value });
+                    slot.latest = slot.latest.max(Some((row.ts, row.seq, row.series)));
+                }
+            }
+            let next = align::end_of(start, size);
+            if believed
+                && let Some(slot) =
+                    self.places.get(&(number, series, next)).and_then(|&i| self.slots.get_mut(i))
+                && slot.before.is_none_or(|(ts, seq, _)| (ts, seq) < (row.ts, row.seq))
+            {
+                slot.before = Some((row.ts, row.seq, value));
+            }
+        }
+    }
+
+    /// Folds what was collected. `prior` gives the newest earlier decision on a window, if one is kept.
+    ///
+    /// A window that was decided before is emitted again only if the journal still holds every reading of that decision
+    /// and newer ones beside: a correction must never say less than what it corrects.
+    pub fn finish(self, prior: &dyn Fn(&DecisionKey) -> Option<Prior>) -> Folded {
+        let Self { plan, slots, .. } = self;
+        let mut passed_over = Vec::new();
+        let mut emitted: BTreeMap<(Day, Namespace), (Vec<AggregateRow>, Vec<Decision>)> = BTreeMap::new();
+        for (window, mut slot) in plan.windows.iter().zip(slots) {
+            let (Some(key), Some(series)) = (plan.key(window), plan.series.get(window.series as usize))
+            else {
+                continue;
+            };
+            put_in_order(&mut slot.samples);
+            let carried = slot.before.map(|(_, _, value)| value);
+            let row = match revise(&slot.samples, window, plan.seen.ordinal, prior(&key)) {
+                Revised::Emit { revision, late } => fold(&slot.samples, carried, window.start, window.end)
+                    .zip(slot.latest)
+                    .map(|(aggregate, (_, _, key_of_latest))| AggregateRow {
+                        start: window.start,
+                        end: window.end,
+                        window: Arc::clone(&key.window),
+                        series: key_of_latest,
+                        aggregate,
+                        revision,
+                        late,
+                        partial: false,
+                        quality: slot.doubts,
+                    })
+                    .ok_or(0),
+                Revised::PassOver { too_late } => Err(too_late),
+            };
+            match row {
+                Err(too_late) => {
+                    passed_over.push(PassedOver { key, through: plan.seen.through, too_late });
+                }
+                Ok(row) => {
+                    let decision = Decision {
+                        namespace: series.namespace.clone(),
+                        window: key.window,
+                        device: Arc::clone(&series.device),
+                        series: series.id,
+                        start: window.start,
+                        end: window.end,
+                        revision: row.revision,
+                        samples: row.aggregate.samples,
+                        late: row.late,
+                    };
+                    let of_day = emitted.entry((window.start.day(), series.namespace.clone())).or_default();
+                    of_day.0.push(row);
+                    of_day.1.push(decision);
+                }
+            }
+        }
+        // Only with the last of them is everything decided that the plan was made for.
+        let last = emitted.len().saturating_sub(1);
+        let emissions = emitted.into_iter().enumerate().map(|(i, ((day, namespace), (rows, decisions)))| {
+            let seen = if i == last { plan.seen } else { plan.before };
+            Emission { namespace, day, rows, decided: Decided { seen, decisions } }
+        });
+        Folded { emissions: emissions.collect(), passed_over }
+    }
+}
+
+enum Revised {
+    Emit { revision: i32, late: u64 },
+    PassOver { too_late: u64 },
+}
+
+fn revise(samples: &[Sample], window: &DueWindow, ordinal: u32, prior: Option<Prior>) -> Revised {
+    let all = samples.len() as u64;
+    let Some(prior) = prior else {
+        let late = if window.late { all } else { 0 };
+        return Revised::Emit { revision: first_revision(ordinal), late };
+    };
+    let next = prior.revision.saturating_add(1);
+    if prior.end != window.end {
+        // The definition was given another size: the row has the same name, and says something else.
+        return Revised::Emit { revision: next, late: 0 };
+    }
+    let known = if prior.ordinal == ordinal {
+        samples.iter().filter(|s| s.seq <= prior.through).count() as u64
+    } else {
+        // Seqs of another epoch can't be compared; how many there are can.
+        all.min(prior.samples)
+    };
+    let new = all - known;
+    if known != prior.samples {
+        Revised::PassOver { too_late: new }
+    } else if new == 0 {
+        Revised::PassOver { too_late: 0 }
+    } else {
+        Revised::Emit { revision: next, late: prior.late.saturating_add(new) }
+    }
+}

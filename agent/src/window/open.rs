@@ -1,0 +1,617 @@
+//! Which windows have readings that no decision covers yet, and which of them may close now.
+//!
+//! Of a window only its name, a count and two seqs are held here, never a value: values are folded from the journal when
+//! the window closes. Memory grows with the windows open at once: 16 bytes a series and window, and a few hundred bytes
+//! a device.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tributary_contract::id::Namespace;
+use tributary_contract::series::SeriesId;
+use tributary_contract::table::Table;
+use tributary_contract::time::{DAY_MICROS, Timestamp};
+
+use super::decision::{Decided, Decision, DecisionKey, Seen};
+use super::emit::PassedOver;
+use super::watermark::{Closing, Progress, Standing};
+use super::{align, has_trusted_time, windowed_value};
+use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
+use crate::config::{MINUTE, Window};
+
+/// After which silence a device no longer holds the watermark back where no window says it, microseconds.
+const IDLE_WITHOUT_WINDOWS: i64 = 5 * MINUTE;
+
+/// How much one plan may hold, so that folding it takes bounded memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Windows of one series each.
+    pub windows: usize,
+    /// Readings in them: about 24 bytes each while they are folded.
+    pub readings: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { windows: 20_000, readings: 300_000 }
+    }
+}
+
+/// The open windows of all devices.
+#[derive(Debug)]
+pub struct Windows {
+    definitions: Vec<Definition>,
+    bounds: Bounds,
+    ordinal: u32,
+    devices: Vec<Device>,
+    device_numbers: HashMap<(Namespace, Arc<str>), u32>,
+    series: Vec<Series>,
+    series_numbers: HashMap<(Namespace, SeriesId), u32>,
+    /// Dictionary key to place in `series`: what differs only in source or unit is one series.
+    keys: HashMap<u32, u32>,
+    /// Ordered by start within definition and device: windows of a device close in the order of time.
+    waiting: BTreeMap<Unit, Waiting>,
+    through: u64,
+    settled: u64,
+    open_from: Option<Timestamp>,
+    restored: bool,
+    too_late: u64,
+}
+
+#[derive(Debug)]
+struct Definition {
+    name: Arc<str>,
+    window: Window,
+    /// Readings a window had on average in the last plan: what a window of which only the late ones are known may hold.
+    typical: u64,
+}
+
+#[derive(Debug)]
+struct Device {
+    namespace: Namespace,
+    name: Arc<str>,
+    progress: Progress,
+    idle: bool,
+    closings: Vec<Closing>,
+}
+
+#[derive(Debug)]
+struct Series {
+    device: u32,
+    id: SeriesId,
+    keys: Vec<u32>,
+}
+
+/// One window of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Unit {
+    definition: u16,
+    device: u32,
+    start: Timestamp,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Least seq of the readings that no decision covers.
+    first_seq: u64,
+    /// Whether it was closed before the first of them came.
+    late: bool,
+    /// By series.
+    touched: Vec<Touched>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Touched {
+    series: u32,
+    readings: u32,
+    last_seq: u64,
+}
+
+/// Windows that may close now, and where their readings lie in the journal. Owns all that folding needs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What is known, to be kept with the decisions.
+    pub seen: Seen,
+    /// `settled` and `open_from` as they were before: what a crash in the middle of the plan must find.
+    pub before: Seen,
+    /// Stretches `[from, to)` of event time to scan, in order, disjoint.
+    pub spans: Vec<(Timestamp, Timestamp)>,
+    /// The windows.
+    pub windows: Vec<DueWindow>,
+    /// Series of the windows.
+    pub series: Vec<PlanSeries>,
+    /// Dictionary keys to places in `series`.
+    pub keys: HashMap<u32, u32>,
+    /// Names and sizes of the definitions.
+    pub definitions: Vec<(Arc<str>, i64)>,
+}
+
+/// One window of one series that may close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueWindow {
+    /// Place in the plan's `definitions`.
+    pub definition: u16,
+    /// Place in the plan's `series`.
+    pub series: u32,
+    /// First instant.
+    pub start: Timestamp,
+    /// First instant behind it.
+    pub end: Timestamp,
+    /// Whether it was closed before: then an earlier decision may be known.
+    pub late: bool,
+    /// About how many readings it holds.
+    pub readings: u64,
+}
+
+/// A series of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanSeries {
+    /// Owner of the data.
+    pub namespace: Namespace,
+    /// Device.
+    pub device: Arc<str>,
+    /// Series.
+    pub id: SeriesId,
+}
+
+impl Plan {
+    /// Whether an earlier decision may be known on any of its windows.
+    pub fn has_late(&self) -> bool {
+        self.windows.iter().any(|w| w.late)
+    }
+
+    /// The name of one of its windows, as decisions have it.
+    pub fn key(&self, window: &DueWindow) -> Option<DecisionKey> {
+        let series = self.series.get(window.series as usize)?;
+        let (name, _) = self.definitions.get(usize::from(window.definition))?;
+        Some(DecisionKey {
+            namespace: series.namespace.clone(),
+            window: Arc::clone(name),
+            series: series.id,
+            start: window.start,
+        })
+    }
+}
+
+/// Stretches of event time whose readings windows may still need.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Sorted, disjoint, `[from, to)`.
+    stretches: Vec<(Timestamp, Timestamp)>,
+}
+
+impl Retention {
+    /// Whether an open window, or one that may still be corrected, may need readings of this batch.
+    pub fn needs(&self, batch: &BatchSpan) -> bool {
+        // A reading further ahead of its commit than a day is a `future` one and in no window: it must not keep its
+        // batch until that day comes.
+        let newest = batch.max_ts.min(batch.committed_at.plus(DAY_MICROS));
+        let next = self.stretches.partition_point(|&(_, to)| to <= batch.min_ts);
+        self.stretches.get(next).is_some_and(|&(from, _)| from <= newest)
+    }
+}
+
+impl Windows {
+    /// The windows of `definitions`, nothing known yet. `ordinal`: how many epochs the buffer had before this one; with
+    /// a new epoch begin anew: [`Windows::new`], [`Windows::restore`], [`Windows::observe`].
+    pub fn new(definitions: &[Window], ordinal: u32) -> Self {
+        Self {
+            definitions: definitions
+                .iter()
+                .map(|w| Definition { name: Arc::from(w.name.as_str()), window: w.clone(), typical: 0 })
+                .collect(),
+            bounds: Bounds::default(),
+            ordinal,
+            devices: Vec::new(),
+            device_numbers: HashMap::new(),
+            series: Vec::new(),
+            series_numbers: HashMap::new(),
+            keys: HashMap::new(),
+            waiting: BTreeMap::new(),
+            through: 0,
+            settled: 0,
+            open_from: None,
+            restored: false,
+            too_late: 0,
+        }
+    }
+
+    /// The same with other bounds on a plan.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// Takes back decisions of before a restart, in the order of their seals, before the first
+    /// [`Windows::observe`].
+    pub fn restore(&mut self, decided: &Decided) {
+        self.close(decided);
+        if decided.seen.ordinal == self.ordinal {
+            self.take_seen(&decided.seen);
+        }
+    }
+
+    /// Whether the readings of a batch of this epoch must be observed at a restart, after all decisions were restored.
+    /// Those of other epochs must always.
+    pub fn must_observe_again(&self, batch: &BatchSpan) -> bool {
+        let last = batch.first_seq.saturating_add(u64::from(batch.rows));
+        let open = self.open_from.is_some_and(|from| batch.max_ts >= from);
+        !self.definitions.is_empty()
+            && (!self.restored
+                || batch.epoch != self.ordinal
+                || last > self.settled.saturating_add(1)
+                || open)
+    }
+
+    /// Takes note of readings that are durable now, in the order of their seqs: after each commit, and at a restart for
+    /// the batches that [`Windows::must_observe_again`]. A reading whose series the dictionary doesn't know is skipped.
+    pub fn observe(
+        &mut self,
+        rows: &[Row],
+        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
+        now: Timestamp,
+    ) {
+        for row in rows {
+            self.through = self.through.max(row.seq);
+            let Some(series) = self.series_of(row.series, dictionary) else { continue };
+            let Some(device_number) = self.series.get(series as usize).map(|s| s.device) else { continue };
+            let Some(device) = self.devices.get_mut(device_number as usize) else { continue };
+            device.progress.saw(has_trusted_time(row).then_some(row.ts), row.received_at.min(now));
+            device.idle = false;
+            if windowed_value(row).is_none() {
+                continue;
+            }
+            let mut too_late = false;
+            for (number, definition) in self.definitions.iter().enumerate() {
+                let start = align::start_of(row.ts, definition.window.size);
+                let end = align::end_of(start, definition.window.size);
+                let standing = device.closings.get(number).map_or(Standing::Open, |c| c.standing(end));
+                let late = standing != Standing::Open;
+                if late && self.restored && row.seq <= self.settled {
+                    continue;
+                }
+                if standing == Standing::Settled {
+                    too_late = true;
+                    continue;
+                }
+                let unit = Unit { definition: number as u16, device: device_number, start };
+                let waiting = self.waiting.entry(unit).or_insert_with(|| Waiting {
+                    first_seq: row.seq,
+                    late,
+                    touched: Vec::new(),
+                });
+                waiting.first_seq = waiting.first_seq.min(row.seq);
+                waiting.touch(series, row.seq);
+            }
+            self.too_late += u64::from(too_late);
+        }
+    }
+
+    /// Readings that came too late for any correction of one of their windows, since the start.
+    pub fn too_late(&self) -> u64 {
+        self.too_late
+    }
+
+    /// How many windows of one series each wait to be closed or emitted again.
+    pub fn waiting(&self) -> usize {
+        self.waiting.values().map(|w| w.touched.len()).sum()
+    }
+
+    /// Which windows may close at `now` (processing time): at most as many as the bounds allow, but always all series of
+    /// a device's window together; oldest first. `drained`: nothing more is known to wait at the brokers, so that
+    /// silence of a device means that it is silent. Call again after [`Windows::applied`] until there is none.
+    pub fn due(&mut self, now: Timestamp, drained: bool) -> Option<Plan> {
+        for device in &mut self.devices {
+            let longest =
+                self.definitions.iter().map(|d| d.window.idle).max().unwrap_or(IDLE_WITHOUT_WINDOWS);
+            device.idle = drained && device.progress.is_idle(now, longest);
+            for (closing, definition) in device.closings.iter_mut().zip(&self.definitions) {
+                closing.settle(now, definition.window.correction_horizon);
+            }
+        }
+        let mut due: Vec<(Unit, &Waiting)> = self
+            .waiting
+            .iter()
+            .filter(|(unit, waiting)| waiting.late || self.may_close(unit, now, drained))
+            .map(|(unit, waiting)| (*unit, waiting))
+            .collect();
+        due.sort_unstable_by_key(|(unit, _)| (unit.start, *unit));
+        let (mut windows, mut readings, mut taken) = (0usize, 0u64, 0usize);
+        for (unit, waiting) in &due {
+            windows += waiting.touched.len();
+            readings += waiting.touched.iter().map(|t| self.expected(unit, waiting, t)).sum::<u64>();
+            if taken > 0 && (windows > self.bounds.windows || readings > self.bounds.readings) {
+                break;
+            }
+            taken += 1;
+        }
+        due.truncate(taken);
+        (!due.is_empty()).then(|| self.plan(&due, now))
+    }
+
+    fn may_close(&self, unit: &Unit, now: Timestamp, drained: bool) -> bool {
+        let (Some(definition), Some(device)) =
+            (self.definitions.get(usize::from(unit.definition)), self.devices.get(unit.device as usize))
+        else {
+            return false;
+        };
+        let window = &definition.window;
+        let end = align::end_of(unit.start, window.size);
+        device.progress.watermark(window.lateness).is_some_and(|mark| mark >= end)
+            || (drained && end <= now && device.progress.is_idle(now, window.idle))
+    }
+
+    fn expected(&self, unit: &Unit, waiting: &Waiting, touched: &Touched) -> u64 {
+        let typical = self.definitions.get(usize::from(unit.definition)).map_or(0, |d| d.typical);
+        u64::from(touched.readings) + if waiting.late { typical } else { 0 }
+    }
+
+    fn plan(&self, due: &[(Unit, &Waiting)], now: Timestamp) -> Plan {
+        let mut places: HashMap<u32, u32> = HashMap::new();
+        let (mut series, mut keys, mut windows, mut spans) =
+            (Vec::new(), HashMap::new(), Vec::new(), Vec::new());
+        for (unit, waiting) in due {
+            let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
+            let end = align::end_of(unit.start, definition.window.size);
+            // What holds at the start of a window is looked for one length before it.
+            spans.push((unit.start.plus(-definition.window.size), end));
+            for touched in &waiting.touched {
+                let Some(known) = self.series.get(touched.series as usize) else { continue };
+                let Some(device) = self.devices.get(known.device as usize) else { continue };
+                let place = *places.entry(touched.series).or_insert_with(|| {
+                    let place = series.len() as u32;
+                    let (namespace, name) = (device.namespace.clone(), Arc::clone(&device.name));
+                    series.push(PlanSeries { namespace, device: name, id: known.id });
+                    keys.extend(known.keys.iter().map(|key| (*key, place)));
+                    place
+                });
+                let readings = self.expected(unit, waiting, touched);
+                windows.push(DueWindow {
+                    definition: unit.definition,
+                    series: place,
+                    start: unit.start,
+                    end,
+                    late: waiting.late,
+                    readings,
+                });
+            }
+        }
+        let planned: std::collections::HashSet<Unit> = due.iter().map(|(unit, _)| *unit).collect();
+        let rest = || self.waiting.iter().filter(|(unit, _)| !planned.contains(*unit));
+        let late_rest = rest().filter(|(_, w)| w.late).map(|(_, w)| w.first_seq).min();
+        let settled = late_rest.map_or(self.through, |seq| seq.saturating_sub(1)).max(self.settled);
+        let open_from = rest().filter(|(_, w)| !w.late).map(|(unit, _)| unit.start).min();
+        let all_open_from = self.waiting.iter().filter(|(_, w)| !w.late).map(|(unit, _)| unit.start).min();
+        let seen = Seen { at: now, ordinal: self.ordinal, through: self.through, settled, open_from };
+        Plan {
+            seen,
+            before: Seen { settled: self.settled, open_from: all_open_from, ..seen },
+            spans: merged(spans),
+            windows,
+            series,
+            keys,
+            definitions: self.definitions.iter().map(|d| (Arc::clone(&d.name), d.window.size)).collect(),
+        }
+    }
+
+    /// Takes note of decisions that are durable now.
+    pub fn applied(&mut self, decided: &Decided) {
+        let mut counts: HashMap<u16, (u64, u64)> = HashMap::new();
+        for decision in &decided.decisions {
+            if let Some((unit, series)) = self.find(&decision.key()) {
+                self.forget(unit, series, decided.seen.through);
+                let (samples, windows) = counts.entry(unit.definition).or_default();
+                *samples = samples.saturating_add(decision.samples);
+                *windows += 1;
+            }
+        }
+        for (definition, (samples, windows)) in counts {
+            if let Some(definition) = self.definitions.get_mut(usize::from(definition)) {
+                definition.typical = samples.div_ceil(windows.max(1));
+            }
+        }
+        self.close(decided);
+        self.take_seen(&decided.seen);
+    }
+
+    /// Takes note of windows of a plan that gave no decision: nothing new in them, or their readings are gone.
+    pub fn passed_over(&mut self, windows: &[PassedOver]) {
+        for passed in windows {
+            self.too_late = self.too_late.saturating_add(passed.too_late);
+            if let Some((unit, series)) = self.find(&passed.key) {
+                self.forget(unit, series, passed.through);
+            }
+        }
+    }
+
+    /// Of decisions that are about to be dropped for their age, those that still say up to where a device's windows are
+    /// closed: without them a silent device that comes back would have windows emitted as if for the first time.
+    pub fn still_needed(&self, decided: &Decided) -> Option<Decided> {
+        let mut kept: BTreeMap<(usize, u32), &Decision> = BTreeMap::new();
+        for decision in &decided.decisions {
+            let name = (decision.namespace.clone(), Arc::clone(&decision.device));
+            let definition = self.definitions.iter().position(|d| d.name == decision.window);
+            if let (Some(definition), Some(&device)) = (definition, self.device_numbers.get(&name))
+                && let Some(closing) =
+                    self.devices.get(device as usize).and_then(|d| d.closings.get(definition))
+                && closing.until() == Some(decision.end)
+            {
+                kept.insert((definition, device), decision);
+            }
+        }
+        let decisions: Vec<_> = kept.into_values().cloned().collect();
+        (!decisions.is_empty()).then_some(Decided { seen: decided.seen, decisions })
+    }
+
+    /// What of the journal windows may still need.
+    pub fn retention(&self) -> Retention {
+        let size = |number: usize| self.definitions.get(number).map_or(0, |d| d.window.size);
+        let open = self.waiting.keys().map(|unit| {
+            let size = size(usize::from(unit.definition));
+            (unit.start.plus(-size), align::end_of(unit.start, size))
+        });
+        let closed = self.devices.iter().flat_map(|device| {
+            let closings = device.closings.iter().enumerate();
+            closings.filter_map(|(n, c)| c.correctable().map(|(from, to)| (from.plus(-size(n)), to)))
+        });
+        Retention { stretches: merged(open.chain(closed).collect()) }
+    }
+
+    /// Whether an open window, or one that may still be corrected, may need readings of this batch. For many batches
+    /// ask one [`Windows::retention`].
+    pub fn needs(&self, batch: &BatchSpan) -> bool {
+        self.retention().needs(batch)
+    }
+
+    /// Up to which event time the devices of `namespace` have told what they will tell in time: the least over those
+    /// that aren't idle; of `aggregates`, up to which all windows are emitted. If all are idle, the greatest. None while
+    /// nothing is known, and for tables without a course of time.
+    ///
+    /// Of `readings` it speaks of what was received: what still waits to be sealed bounds it too.
+    pub fn watermark(&self, namespace: &Namespace, table: Table) -> Option<Timestamp> {
+        if !matches!(table, Table::Readings | Table::Aggregates) {
+            return None;
+        }
+        let lateness = self.definitions.iter().map(|d| d.window.lateness).max().unwrap_or(0);
+        let own = |d: &&(u32, &Device)| d.1.namespace == *namespace;
+        let numbered: Vec<(u32, &Device)> = (0..).zip(&self.devices).collect();
+        let marks = numbered.iter().filter(own).filter_map(|&(number, device)| {
+            let mark = match table {
+                Table::Aggregates => self.complete_until(number, device),
+                _ => device.progress.watermark(lateness),
+            };
+            mark.map(|mark| (device.idle, mark))
+        });
+        let (idle, live): (Vec<_>, Vec<_>) = marks.partition(|(idle, _)| *idle);
+        let live = live.into_iter().map(|(_, mark)| mark).min();
+        live.or_else(|| idle.into_iter().map(|(_, mark)| mark).max())
+    }
+
+    fn complete_until(&self, number: u32, device: &Device) -> Option<Timestamp> {
+        let marks = self.definitions.iter().enumerate().map(|(n, definition)| {
+            let passed = device.progress.watermark(definition.window.lateness);
+            let passed = passed.map(|mark| align::start_of(mark, definition.window.size));
+            let closed = device.closings.get(n).and_then(Closing::until);
+            let first = Unit { definition: n as u16, device: number, start: Timestamp(i64::MIN) };
+            let last = Unit { start: Timestamp(i64::MAX), ..first };
+            let waiting = self.waiting.range(first..=last).next().map(|(unit, _)| unit.start);
+            let known = passed.max(closed)?;
+            Some(waiting.map_or(known, |start| known.min(start)))
+        });
+        marks.collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
+    fn take_seen(&mut self, seen: &Seen) {
+        self.through = self.through.max(seen.through);
+        self.settled = seen.settled;
+        self.open_from = seen.open_from;
+        self.restored = true;
+    }
+
+    /// Moves each device's closings on. Oldest first, so that a device's least start is right from the first.
+    fn close(&mut self, decided: &Decided) {
+        let mut last: Option<(&Arc<str>, &Namespace, &Arc<str>, Timestamp)> = None;
+        for d in &decided.decisions {
+            if last == Some((&d.window, &d.namespace, &d.device, d.end)) {
+                continue;
+            }
+            last = Some((&d.window, &d.namespace, &d.device, d.end));
+            let Some(number) = self.definitions.iter().position(|known| known.name == d.window) else {
+                continue;
+            };
+            let device = self.device_of(&d.namespace, &d.device);
+            let horizon = self.definitions.get(number).map_or(0, |def| def.window.correction_horizon);
+            if let Some(closing) =
+                self.devices.get_mut(device as usize).and_then(|dev| dev.closings.get_mut(number))
+            {
+                closing.close(d.start, d.end, decided.seen.at, horizon);
+            }
+        }
+    }
+
+    fn find(&self, key: &DecisionKey) -> Option<(Unit, u32)> {
+        let definition = self.definitions.iter().position(|d| d.name == key.window)?;
+        let number = *self.series_numbers.get(&(key.namespace.clone(), key.series))?;
+        let device = self.series.get(number as usize)?.device;
+        Some((Unit { definition: definition as u16, device, start: key.start }, number))
+    }
+
+    fn forget(&mut self, unit: Unit, series: u32, through: u64) {
+        let Some(waiting) = self.waiting.get_mut(&unit) else { return };
+        if let Ok(at) = waiting.touched.binary_search_by_key(&series, |t| t.series)
+            && let Some(touched) = waiting.touched.get_mut(at)
+        {
+            if touched.last_seq <= through {
+                waiting.touched.remove(at);
+            } else {
+                // Some came after the plan was made: they are late now.
+                touched.readings = 1;
+            }
+        }
+        if waiting.touched.is_empty() {
+            self.waiting.remove(&unit);
+        } else if waiting.touched.iter().all(|t| t.last_seq > through) {
+            waiting.first_seq = waiting.first_seq.max(through.saturating_add(1));
+            waiting.late = true;
+        }
+    }
+
+    fn device_of(&mut self, namespace: &Namespace, name: &str) -> u32 {
+        let name: Arc<str> = Arc::from(name);
+        let (devices, definitions) = (&mut self.devices, self.definitions.len());
+        *self.device_numbers.entry((namespace.clone(), Arc::clone(&name))).or_insert_with(|| {
+            devices.push(Device {
+                namespace: namespace.clone(),
+                name,
+                progress: Progress::default(),
+                idle: false,
+                closings: vec![Closing::default(); definitions],
+            });
+            (devices.len() - 1) as u32
+        })
+    }
+
+    fn series_of(&mut self, key: u32, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) -> Option<u32> {
+        if let Some(&number) = self.keys.get(&key) {
+            return Some(number);
+        }
+        let entry = dictionary(key)?;
+        let device = self.device_of(&entry.namespace, &entry.device);
+        let series = &mut self.series;
+        let number = *self.series_numbers.entry((entry.namespace.clone(), entry.id)).or_insert_with(|| {
+            series.push(Series { device, id: entry.id, keys: Vec::new() });
+            (series.len() - 1) as u32
+        });
+        self.series.get_mut(number as usize)?.keys.push(key);
+        self.keys.insert(key, number);
+        Some(number)
+    }
+}
+
+impl Waiting {
+    fn touch(&mut self, series: u32, seq: u64) {
+        match self.touched.binary_search_by_key(&series, |t| t.series) {
+            Ok(at) => {
+                if let Some(touched) = self.touched.get_mut(at) {
+                    touched.readings = touched.readings.saturating_add(1);
+                    touched.last_seq = touched.last_seq.max(seq);
+                }
+            }
+            Err(at) => self.touched.insert(at, Touched { series, readings: 1, last_seq: seq }),
+        }
+    }
+}
+
+/// Joins stretches that overlap or touch.
+fn merged(mut stretches: Vec<(Timestamp, Timestamp)>) -> Vec<(Timestamp, Timestamp)> {
+    stretches.sort_unstable();
+    stretches.dedup_by(|next, kept| {
+        let joins = next.0 <= kept.1;
+        if joins {
+            kept.1 = kept.1.max(next.1);
+        }
+        joins
+    });
+    stretches
+}
