@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The durable buffer.
+
+pub mod entry;
