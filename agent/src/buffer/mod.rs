@@ -1,3 +1,4 @@
-//! Placeholder.
+//! Being merged: the shared row and entry types.
 
+pub mod entry;
 pub mod row;

@@ -1,0 +1,481 @@
+//! The bucket on S3 and what speaks its protocol: one SDK call per method, and its failures as plain answers.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart};
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use sha2::Digest as _;
+use tokio::time::Instant;
+use tributary_contract::digest::Digest;
+
+use super::answer::{Answer, Code, Got, Operation, Transport};
+use super::bucket::{Bucket, Content, Fetched, Found};
+use super::credentials::{CredentialsFile, CredentialsFileError};
+use crate::buffer::entry::PartDone;
+use crate::config;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long nothing may move before a request is given up: no byte of the body taken by the system, no reply after
+/// the last one. Not a limit on the whole request: a slow link takes an hour for what a fast one does in a second,
+/// and both are well. The system's send buffer hides movement, hence so long.
+const STALL: Duration = Duration::from_secs(300);
+
+/// A bucket behind the S3 protocol.
+#[derive(Debug, Clone)]
+pub struct S3Bucket {
+    client: Client,
+    name: String,
+    stall: Duration,
+}
+
+impl S3Bucket {
+    /// Prepares the client; sends nothing. Fails if a credentials file doesn't give keys.
+    pub async fn new(settings: &config::Bucket) -> Result<Self, CredentialsFileError> {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let region = Region::new(settings.region.clone());
+        let mut builder = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http.clone())
+            .region(region.clone())
+            // Repeating is decided in one place, `step.rs`: a repetition behind its back would hide a lost reply.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
+            // Its grace period ends while the system's send buffer still drains into a slow link.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            // We give our own; the SDK's would be sent in trailers that not every store reads.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        match &settings.credentials {
+            config::Credentials::File(path) => {
+                builder = builder.credentials_provider(CredentialsFile::new(path)?);
+            }
+            config::Credentials::Default => {
+                let chain = aws_config::defaults(BehaviorVersion::latest())
+                    .http_client(http)
+                    .region(region)
+                    .load()
+                    .await;
+                builder.set_credentials_provider(
+                    chain.credentials_provider().map(|p| SharedCredentialsProvider::new(p)),
+                );
+            }
+        }
+        if let Some(endpoint) = &settings.endpoint {
+            // Stores other than AWS seldom have a DNS name per bucket.
+            builder = builder.endpoint_url(endpoint).force_path_style(true);
+        }
+        Ok(Self { client: Client::from_conf(builder.build()), name: settings.name.clone(), stall: STALL })
+    }
+
+    /// The same bucket, giving a request up when nothing moved for `stall`.
+    pub fn with_stall_limit(mut self, stall: Duration) -> Self {
+        self.stall = stall;
+        self
+    }
+
+    /// Waits for one SDK call as long as it moves, and describes its failure.
+    async fn ask<T, E>(
+        &self,
+        operation: Operation,
+        movement: &Movement,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Answer>
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        match movement.wait(self.stall, call).await {
+            Ok(done) => done.map_err(|e| describe(operation, e)),
+            Err(Stalled) => Err(stalled(operation, self.stall)),
+        }
+    }
+}
+
+impl Bucket for S3Bucket {
+    async fn put_new(&self, key: &str, content: Content, digest: Digest) -> Result<(), Answer> {
+        let movement = Movement::new();
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(key)
+            .if_none_match("*")
+            .checksum_sha256(BASE64.encode(digest.0))
+            .metadata(Digest::METADATA_KEY, digest.to_string())
+            .content_length(length(&content))
+            .body(body(content, Operation::PutNew, &movement).await?);
+        self.ask(Operation::PutNew, &movement, request.send()).await.map(drop)
+    }
+
+    async fn create_multipart(&self, key: &str, digest: Digest) -> Result<String, Answer> {
+        let operation = Operation::CreateMultipart;
+        let request = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.name)
+            .key(key)
+            .checksum_algorithm(ChecksumAlgorithm::Sha256)
+            .metadata(Digest::METADATA_KEY, digest.to_string());
+        let opened = self.ask(operation, &Movement::new(), request.send()).await?;
+        match opened.upload_id {
+            Some(upload_id) if !upload_id.is_empty() => Ok(upload_id),
+            _ => Err(unusable(operation, "the reply names no upload id")),
+        }
+    }
+
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        content: Content,
+    ) -> Result<PartDone, Answer> {
+        let operation = Operation::UploadPart;
+        let mut hash = sha2::Sha256::new();
+        content.each_piece(|piece| hash.update(piece)).await.map_err(|e| unreadable(operation, &e))?;
+        let checksum = BASE64.encode(hash.finalize());
+        let size = content.len();
+        let movement = Movement::new();
+        let request = self
+            .client
+            .upload_part()
+            .bucket(&self.name)
+            .key(key)
+            .upload_id(upload_id)
+            .part_number(part_number(number))
+            .checksum_sha256(&checksum)
+            .content_length(length(&content))
+            .body(body(content, operation, &movement).await?);
+        let stored = self.ask(operation, &movement, request.send()).await?;
+        match stored.e_tag {
+            Some(etag) => Ok(PartDone { number, size, etag, checksum }),
+            None => Err(unusable(operation, "the reply names no ETag")),
+        }
+    }
+
+    async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartDone>, Answer> {
+        let operation = Operation::ListParts;
+        let mut parts: Vec<PartDone> = Vec::new();
+        let mut marker: Option<String> = None;
+        loop {
+            let request = self
+                .client
+                .list_parts()
+                .bucket(&self.name)
+                .key(key)
+                .upload_id(upload_id)
+                .set_part_number_marker(marker.clone());
+            let page = self.ask(operation, &Movement::new(), request.send()).await?;
+            for part in page.parts.unwrap_or_default() {
+                if let (Some(number), Some(size), Some(etag)) = (part.part_number, part.size, part.e_tag)
+                    && let (Ok(number), Ok(size)) = (u32::try_from(number), u64::try_from(size))
+                {
+                    parts.push(PartDone { number, size, etag, checksum: part.checksum_sha256.unwrap_or_default() });
+                }
+            }
+            if page.is_truncated != Some(true) {
+                parts.sort_by_key(|p| p.number);
+                return Ok(parts);
+            }
+            if page.next_part_number_marker.is_none() || page.next_part_number_marker == marker {
+                return Err(unusable(operation, "the list of parts doesn't end"));
+            }
+            marker = page.next_part_number_marker;
+        }
+    }
+
+    async fn complete(&self, key: &str, upload_id: &str, parts: &[PartDone]) -> Result<(), Answer> {
+        let parts = parts.iter().map(|part| {
+            CompletedPart::builder()
+                .part_number(part_number(part.number))
+                .e_tag(&part.etag)
+                .set_checksum_sha256(Some(part.checksum.clone()).filter(|c| !c.is_empty()))
+                .build()
+        });
+        let request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.name)
+            .key(key)
+            .upload_id(upload_id)
+            .if_none_match("*")
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build());
+        self.ask(Operation::Complete, &Movement::new(), request.send()).await.map(drop)
+    }
+
+    async fn head(&self, key: &str) -> Result<Found, Answer> {
+        let operation = Operation::Head;
+        let request =
+            self.client.head_object().bucket(&self.name).key(key).checksum_mode(ChecksumMode::Enabled);
+        let seen = self.ask(operation, &Movement::new(), request.send()).await?;
+        let Some(Ok(size)) = seen.content_length.map(u64::try_from) else {
+            return Err(unusable(operation, "the reply names no length"));
+        };
+        let named = seen.metadata.as_ref().and_then(|m| m.get(Digest::METADATA_KEY));
+        // A checksum over parts has `-<parts>` at its end and doesn't read as base64: it is none over the whole.
+        let checked = seen
+            .checksum_sha256
+            .as_deref()
+            .and_then(|text| BASE64.decode(text).ok())
+            .and_then(|raw| raw.try_into().ok().map(Digest));
+        Ok(Found { digest: named.and_then(|text| text.parse().ok()).or(checked), size })
+    }
+
+    async fn get(&self, key: &str, if_none_match: Option<&str>, limit: u64) -> Result<Fetched, Answer> {
+        let operation = Operation::Get;
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.name)
+            .key(key)
+            .set_if_none_match(if_none_match.map(str::to_owned));
+        let mut read = match self.ask(operation, &Movement::new(), request.send()).await {
+            Err(Answer { got: Got::Reply { status: 304, .. }, .. }) => return Ok(Fetched::Unchanged),
+            other => other?,
+        };
+        let too_long = || unusable(operation, &format!("the object is longer than {limit} bytes"));
+        if read.content_length.is_some_and(|n| u64::try_from(n).is_ok_and(|n| n > limit)) {
+            return Err(too_long());
+        }
+        let mut bytes = BytesMut::new();
+        loop {
+            match Movement::new().wait(self.stall, read.body.next()).await {
+                Err(Stalled) => return Err(stalled(operation, self.stall)),
+                Ok(None) => return Ok(Fetched::Body { bytes: bytes.freeze(), etag: read.e_tag }),
+                Ok(Some(Err(e))) => return Err(no_reply(operation, chain(&e))),
+                Ok(Some(Ok(piece))) => bytes.extend_from_slice(&piece),
+            }
+            if bytes.len() as u64 > limit {
+                return Err(too_long());
+            }
+        }
+    }
+
+    async fn put_replace(&self, key: &str, bytes: Bytes) -> Result<(), Answer> {
+        let operation = Operation::PutReplace;
+        let movement = Movement::new();
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(key)
+            .content_type("application/json")
+            .checksum_sha256(BASE64.encode(Digest::of(&bytes).0))
+            .body(body(Content::Bytes(bytes), operation, &movement).await?);
+        self.ask(operation, &movement, request.send()).await.map(drop)
+    }
+}
+
+fn length(content: &Content) -> i64 {
+    i64::try_from(content.len()).unwrap_or(i64::MAX)
+}
+
+fn part_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// The body of a request; every piece that the connection takes counts as movement.
+async fn body(content: Content, operation: Operation, movement: &Movement) -> Result<ByteStream, Answer> {
+    let inner = match content {
+        // In memory: signed with the request.
+        Content::Bytes(bytes) => return Ok(ByteStream::from(bytes)),
+        Content::File { path, offset, length } => {
+            ByteStream::read_from().path(path).offset(offset).length(Length::Exact(length)).build().await
+        }
+    };
+    let inner = inner.map_err(|e| unreadable(operation, &e))?.into_inner();
+    Ok(ByteStream::new(SdkBody::from_body_1_x(Moving { inner, movement: movement.clone() })))
+}
+
+/// When something last moved.
+#[derive(Debug, Clone)]
+struct Movement {
+    began: Instant,
+    last_ms: Arc<AtomicU64>,
+}
+
+/// Nothing moved for too long.
+struct Stalled;
+
+impl Movement {
+    fn new() -> Self {
+        Self { began: Instant::now(), last_ms: Arc::default() }
+    }
+
+    fn note(&self) {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Waits for `work` until nothing has moved for `limit`.
+    async fn wait<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T, Stalled> {
+        tokio::pin!(work);
+        loop {
+            let until = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep_until(until) => {
+                    let last = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+                    if Instant::now() >= last + limit {
+                        return Err(Stalled);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A body that notes its movement.
+struct Moving {
+    inner: SdkBody,
+    movement: Movement,
+}
+
+impl hyper::body::Body for Moving {
+    type Data = Bytes;
+    type Error = aws_smithy_types::body::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.movement.note();
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        hyper::body::Body::is_end_stream(&self.inner)
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::Body::size_hint(&self.inner)
+    }
+}
+
+fn unreadable(operation: Operation, error: &(dyn Error + 'static)) -> Answer {
+    Answer { operation, got: Got::Nothing(Transport::File), detail: chain(error) }
+}
+
+fn no_reply(operation: Operation, detail: String) -> Answer {
+    Answer { operation, got: Got::Nothing(Transport::NoReply), detail }
+}
+
+fn stalled(operation: Operation, limit: Duration) -> Answer {
+    no_reply(operation, format!("nothing moved for {} s", limit.as_secs()))
+}
+
+/// A reply that claims success but can't be used.
+fn unusable(operation: Operation, detail: &str) -> Answer {
+    Answer { operation, got: Got::Reply { status: 200, code: None }, detail: detail.to_owned() }
+}
+
+/// The SDK's error as an answer.
+fn describe<E>(operation: Operation, error: SdkError<E, HttpResponse>) -> Answer
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let (got, detail) = match &error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            let code = service.err().code().map(Code::parse);
+            (Got::Reply { status, code }, service.err().message().unwrap_or_default().to_owned())
+        }
+        SdkError::ResponseError(response) => {
+            let status = response.raw().status().as_u16();
+            (Got::Reply { status, code: None }, chain(&error))
+        }
+        SdkError::ConstructionFailure(_) => (Got::Nothing(unsent(&error)), chain(&error)),
+        SdkError::DispatchFailure(failure) => {
+            let transport = if has::<CredentialsError>(&error) {
+                Transport::NoCredentials
+            } else if failure.is_user() {
+                // The one thing of ours that can fail while sending is the body, and it comes from a file.
+                Transport::File
+            } else if failure.is_timeout() {
+                // The only timeout that is set is that of connecting.
+                Transport::NoConnection
+            } else {
+                connection(&error)
+            };
+            (Got::Nothing(transport), chain(&error))
+        }
+        // A timeout of the SDK, or a kind that it grew since: the effect isn't known.
+        _ => (Got::Nothing(Transport::NoReply), chain(&error)),
+    };
+    Answer { operation, got, detail: detail.chars().take(500).collect() }
+}
+
+fn unsent(error: &(dyn Error + 'static)) -> Transport {
+    if has::<CredentialsError>(error) { Transport::NoCredentials } else { Transport::NotBuilt }
+}
+
+/// How far a connection came. Where that isn't plain, the request counts as sent: the careful reading.
+fn connection(error: &(dyn Error + 'static)) -> Transport {
+    // The connector's own error type is private; its words are all there is to tell connecting from sending.
+    let says = |words: &str| causes(error).any(|e| e.to_string().starts_with(words));
+    if says("dns error") || says("failed to resolve") {
+        Transport::NoAddress
+    } else if says("tcp connect error") || says("tcp open error") {
+        Transport::NoConnection
+    } else if causes(error).any(|e| e.is::<rustls::Error>() || wraps_tls(e)) {
+        Transport::Tls
+    } else {
+        Transport::NoReply
+    }
+}
+
+/// An I/O error may carry the TLS error inside instead of naming it as its source.
+fn wraps_tls(error: &(dyn Error + 'static)) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+        .is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+fn has<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|e| e.is::<T>())
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&e| e.source())
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for cause in causes(error) {
+        let text = cause.to_string();
+        if !words.iter().any(|earlier| earlier.contains(&text)) {
+            words.push(text);
+        }
+    }
+    words.join(": ")
+}
+
+#[cfg(test)]
+mod tests;
