@@ -1,0 +1,496 @@
+//! Redeliveries: which arriving message is a copy of one that is already stored, or collected to be.
+//!
+//! Two rules recognise a copy, each where it can. *By the session*, for messages without a time of their own: DUP, and
+//! the same packet id and hash as a remembered message of this session. *By content*, for messages that carry their
+//! own time: the same connection name, topic and payload; each remembered message absorbs at most one copy per later
+//! connection, and on the same connection only with DUP, or where the broker is declared to send again on a live one.
+//! DUP and id aren't asked across connections: rumqttd and AWS IoT Core redeliver under new ids without DUP.
+//!
+//! Where neither rule can decide, the message is stored and marked, never dropped:
+//! - it says DUP, and what this session delivered before isn't remembered (the journal lost it);
+//! - it says DUP and agrees with a remembered message, but this broker hands out the same ids again after few messages:
+//!   then it may be a later message, sent for the first time into a connection that had just broken;
+//! - it comes at the head of a later connection, without DUP and without own time, and equals one of the last messages
+//!   of an earlier connection. The head ends with the first message that can't be a copy, or the first DUP, which shows
+//!   that this broker marks its copies.
+//!
+//! Memory is bounded by count and time. Time counts from the connect where that is later, and the last two in-flight
+//! windows are always kept: after an outage longer than `dedupe_window` the broker still sends its copies first.
+
+use std::collections::{HashMap, VecDeque};
+
+use sha2::{Digest as _, Sha256};
+use tributary_contract::time::Timestamp;
+
+mod codec;
+#[cfg(test)]
+mod tests;
+
+pub use codec::{MemoryError, decode, encode};
+
+/// A broker that gives an id again within so many messages is taken to reuse ids at once.
+const SOON: u64 = 4096;
+
+/// By which rule a copy was recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// By packet id and DUP.
+    Session,
+    /// By topic and payload.
+    Content,
+}
+
+impl Rule {
+    /// Both, in the order in which they are counted.
+    pub const ALL: [Rule; 2] = [Rule::Session, Rule::Content];
+
+    /// The code, as status and metrics have it.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Rule::Session => "session",
+            Rule::Content => "content",
+        }
+    }
+}
+
+/// What is thought of an arriving message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// New.
+    Fresh,
+    /// A copy of a message that is stored or collected: to be counted and acknowledged, not stored.
+    Redelivered(Rule),
+    /// Perhaps a copy: to be stored and marked.
+    PossibleDuplicate,
+}
+
+/// What a remembered message is recognised by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It has no time of its own: by packet id and DUP, within the session.
+    Session,
+    /// It has its own time: by content.
+    Content,
+    /// No message: the broker had no session, so what is remembered by id ends here.
+    SessionBegan,
+}
+
+/// One message as the journal remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// Which broker, by position.
+    pub connection: u16,
+    /// The connection that brought it.
+    pub generation: u64,
+    /// Packet id.
+    pub packet_id: u16,
+    /// What it is recognised by.
+    pub kind: Kind,
+    /// [`hash`] of it.
+    pub hash: u64,
+    /// When it was received; whole milliseconds.
+    pub at: Timestamp,
+}
+
+/// A message of QoS 1 that is to be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arriving {
+    /// Which broker, by position.
+    pub connection: u16,
+    /// The connection that brought it.
+    pub generation: u64,
+    /// Packet id.
+    pub packet_id: u16,
+    /// Whether the broker says that it sent it before.
+    pub dup: bool,
+    /// Whether all its readings have a time of their own.
+    pub own_time: bool,
+    /// [`hash`] of it.
+    pub hash: u64,
+    /// When it was received; whole milliseconds.
+    pub at: Timestamp,
+}
+
+/// The first eight bytes of a SHA-256 over connection name, topic and payload, each after its length.
+pub fn hash(connection_name: &str, topic: &str, payload: &[u8]) -> u64 {
+    let mut sha = Sha256::new();
+    for part in [connection_name.as_bytes(), topic.as_bytes(), payload] {
+        sha.update((part.len() as u64).to_le_bytes());
+        sha.update(part);
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&sha.finalize()[..8]);
+    u64::from_be_bytes(first)
+}
+
+/// What the memory must know of a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokerTraits {
+    /// Whether it sends unacknowledged messages again on the live connection.
+    pub resends: bool,
+    /// How many messages it may have on the way to us.
+    pub inflight_window: u16,
+}
+
+/// The memory of all connections.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    connections: Vec<Connection>,
+    /// What was remembered since the last [`Memory::export`].
+    collected: Vec<Remembered>,
+    window: i64,
+    messages: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    hash: u64,
+    at: Timestamp,
+    generation: u64,
+    packet_id: u16,
+    kind: Kind,
+}
+
+/// Messages of one content. Counts are enough: copies of equal messages are equal too.
+#[derive(Debug, Clone, Copy, Default)]
+struct Group {
+    /// The life of the connection that `current` and `absorbed` speak of.
+    life: u32,
+    /// Remembered from earlier lives.
+    earlier: u32,
+    /// Remembered from this life.
+    current: u32,
+    /// Copies of earlier ones absorbed in this life.
+    absorbed: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Connection {
+    traits: BrokerTraits,
+    /// Generation of the live connection; 0 before the first.
+    generation: u64,
+    /// Number of the live connection since the start; what was restored is of life 0.
+    life: u32,
+    connected_at: Option<Timestamp>,
+    /// Whether all that the present session delivered is remembered, but for what was acknowledged long ago.
+    intact: bool,
+    /// In order of arrival; the front has the ordinal `first`.
+    entries: VecDeque<(u32, Entry)>,
+    first: u64,
+    /// Ordinals below this are in a batch that was handed over: their acknowledgements may have been sent.
+    handed_over: u64,
+    content: HashMap<u64, Group>,
+    /// Ordinal of the last message remembered under each id.
+    by_id: HashMap<u16, u64>,
+    /// Hash of the copy absorbed by content under each id in this life.
+    absorbed_ids: HashMap<u16, u64>,
+    /// Messages without own time that may come again without DUP; `None` once the head of the connection is over.
+    head: Option<HashMap<u64, u32>>,
+    reuses_ids: bool,
+}
+
+impl Memory {
+    /// An empty memory for those brokers, in the order of the configuration, that keeps messages for `window`
+    /// microseconds and at most `messages` of each broker.
+    pub fn new(brokers: &[BrokerTraits], window: i64, messages: usize) -> Self {
+        let connections = brokers.iter().map(|traits| Connection::new(*traits)).collect();
+        Self { connections, collected: Vec::new(), window, messages }
+    }
+
+    /// Takes up what the journal remembers, oldest first. Call it before the first connection.
+    pub fn restore(&mut self, remembered: impl IntoIterator<Item = Remembered>) {
+        for r in remembered {
+            let limit = self.messages;
+            if let Some(connection) = self.connections.get_mut(usize::from(r.connection)) {
+                connection.restore(&r, limit);
+            }
+        }
+    }
+
+    /// The journal lost some of its past: until a session begins anew, what a broker calls DUP can't be told apart.
+    pub fn doubt_past(&mut self) {
+        self.connections.iter_mut().for_each(|c| c.intact = false);
+    }
+
+    /// A connection was made and the broker kept the session; all that is remembered is now of an earlier one.
+    pub fn new_connection(&mut self, connection: u16, generation: u64, at: Timestamp) {
+        if let Some(c) = self.connections.get_mut(usize::from(connection)) {
+            c.connect(generation, at);
+        }
+    }
+
+    /// A connection was made, and the broker had no session: ids mean nothing any more, content still does.
+    pub fn session_lost(&mut self, connection: u16, generation: u64, at: Timestamp) {
+        if let Some(c) = self.connections.get_mut(usize::from(connection)) {
+            c.connect(generation, at);
+            c.begin_session();
+            self.collected.push(Remembered {
+                connection,
+                generation,
+                packet_id: 0,
+                kind: Kind::SessionBegan,
+                hash: 0,
+                at: Timestamp::from_millis(at.micros().div_euclid(1000)),
+            });
+        }
+    }
+
+    /// Judges a message of QoS 1. A copy is noted as absorbed; anything else is to be [`Memory::remember`]ed once it is
+    /// collected.
+    pub fn judge(&mut self, arriving: &Arriving) -> Judgement {
+        match self.connections.get_mut(usize::from(arriving.connection)) {
+            Some(connection) => connection.judge(arriving),
+            None => Judgement::Fresh,
+        }
+    }
+
+    /// Remembers a message that is collected to be stored, as readings or as a reject.
+    pub fn remember(&mut self, arriving: &Arriving) {
+        let Some(connection) = self.connections.get_mut(usize::from(arriving.connection)) else { return };
+        let kind = if arriving.own_time { Kind::Content } else { Kind::Session };
+        let entry = Entry {
+            hash: arriving.hash,
+            at: arriving.at,
+            generation: arriving.generation,
+            packet_id: arriving.packet_id,
+            kind,
+        };
+        connection.push(connection.life, entry);
+        connection.trim(arriving.at, self.window, self.messages);
+        self.collected.push(Remembered {
+            connection: arriving.connection,
+            generation: arriving.generation,
+            packet_id: arriving.packet_id,
+            kind,
+            hash: arriving.hash,
+            at: arriving.at,
+        });
+    }
+
+    /// An id came that isn't stored (no source takes the topic): what was remembered under it is acknowledged.
+    pub fn forget_id(&mut self, connection: u16, packet_id: u16) {
+        if let Some(c) = self.connections.get_mut(usize::from(connection)) {
+            c.by_id.remove(&packet_id);
+            c.absorbed_ids.remove(&packet_id);
+        }
+    }
+
+    /// Hands over what was remembered since the last call, for the batch that holds the messages.
+    pub fn export(&mut self) -> Vec<Remembered> {
+        for c in &mut self.connections {
+            c.handed_over = c.next();
+        }
+        std::mem::take(&mut self.collected)
+    }
+
+    /// How many messages are remembered.
+    pub fn len(&self) -> usize {
+        self.connections.iter().map(|c| c.entries.len()).sum()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Connection {
+    fn new(traits: BrokerTraits) -> Self {
+        Self {
+            traits,
+            generation: 0,
+            life: 0,
+            connected_at: None,
+            intact: false,
+            entries: VecDeque::new(),
+            first: 0,
+            handed_over: 0,
+            content: HashMap::new(),
+            by_id: HashMap::new(),
+            absorbed_ids: HashMap::new(),
+            head: None,
+            reuses_ids: false,
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    fn entry(&self, ordinal: u64) -> Option<&Entry> {
+        let at = usize::try_from(ordinal.checked_sub(self.first)?).ok()?;
+        self.entries.get(at).map(|(_, entry)| entry)
+    }
+
+    fn restore(&mut self, r: &Remembered, limit: usize) {
+        self.intact = true;
+        if r.kind == Kind::SessionBegan {
+            self.begin_session();
+        } else {
+            self.note_reuse(r.packet_id, r.generation);
+            let Remembered { hash, at, generation, packet_id, kind, .. } = *r;
+            self.push(0, Entry { hash, at, generation, packet_id, kind });
+            while self.entries.len() > limit {
+                self.drop_front();
+            }
+        }
+        self.handed_over = self.next();
+    }
+
+    fn connect(&mut self, generation: u64, at: Timestamp) {
+        self.generation = generation;
+        self.life += 1;
+        self.connected_at = Some(at);
+        self.absorbed_ids.clear();
+        let window = usize::from(self.traits.inflight_window);
+        let mut head = HashMap::new();
+        for (_, entry) in self.entries.iter().rev().take(window).filter(|(_, e)| e.kind == Kind::Session) {
+            *head.entry(entry.hash).or_insert(0) += 1;
+        }
+        self.head = Some(head);
+    }
+
+    fn begin_session(&mut self) {
+        self.by_id.clear();
+        self.absorbed_ids.clear();
+        self.head = None;
+        self.intact = true;
+        self.reuses_ids = false;
+    }
+
+    fn push(&mut self, life: u32, entry: Entry) {
+        match entry.kind {
+            Kind::Content => {
+                let group = self.content.entry(entry.hash).or_default();
+                group.roll(self.life);
+                if life == self.life && life > 0 {
+                    group.current += 1;
+                } else {
+                    group.earlier += 1;
+                }
+            }
+            Kind::Session | Kind::SessionBegan => {}
+        }
+        self.by_id.insert(entry.packet_id, self.next());
+        self.entries.push_back((life, entry));
+    }
+
+    fn trim(&mut self, now: Timestamp, window: i64, messages: usize) {
+        let always = usize::from(self.traits.inflight_window).saturating_mul(2);
+        while let Some((_, oldest)) = self.entries.front() {
+            let since = self.connected_at.map_or(oldest.at, |connected| connected.max(oldest.at));
+            let expired = self.entries.len() > always && now.since(since) > window;
+            if !expired && self.entries.len() <= messages {
+                break;
+            }
+            self.drop_front();
+        }
+    }
+
+    fn drop_front(&mut self) {
+        let Some((life, entry)) = self.entries.pop_front() else { return };
+        if self.by_id.get(&entry.packet_id) == Some(&self.first) {
+            self.by_id.remove(&entry.packet_id);
+        }
+        self.first += 1;
+        if entry.kind == Kind::Content
+            && let Some(group) = self.content.get_mut(&entry.hash)
+        {
+            group.roll(self.life);
+            if life == self.life && life > 0 {
+                group.current = group.current.saturating_sub(1);
+            } else {
+                // The oldest is the one that absorbed first.
+                group.earlier = group.earlier.saturating_sub(1);
+                group.absorbed = group.absorbed.saturating_sub(1);
+            }
+            if group.earlier == 0 && group.current == 0 {
+                self.content.remove(&entry.hash);
+            }
+        }
+    }
+
+    fn note_reuse(&mut self, packet_id: u16, generation: u64) {
+        let next = self.next();
+        if let Some(ordinal) = self.by_id.get(&packet_id)
+            && let Some(before) = self.entry(*ordinal)
+            && before.generation == generation
+            && next - ordinal < SOON
+        {
+            self.reuses_ids = true;
+        }
+    }
+
+    fn judge(&mut self, arriving: &Arriving) -> Judgement {
+        let judgement = if arriving.own_time { self.by_content(arriving) } else { self.by_session(arriving) };
+        if arriving.dup {
+            self.head = None;
+        } else {
+            self.note_reuse(arriving.packet_id, arriving.generation);
+            self.by_id.remove(&arriving.packet_id);
+            if judgement == Judgement::Fresh {
+                self.head = None;
+            }
+        }
+        judgement
+    }
+
+    fn by_session(&mut self, arriving: &Arriving) -> Judgement {
+        if arriving.dup {
+            let known = self.by_id.get(&arriving.packet_id).copied();
+            let Some((ordinal, entry)) = known.and_then(|o| Some((o, self.entry(o)?))) else {
+                return self.unknown_dup();
+            };
+            // Another message had the id before: the first delivery of this one never came.
+            if entry.kind != Kind::Session || entry.hash != arriving.hash {
+                return Judgement::Fresh;
+            }
+            let certain = ordinal >= self.handed_over || !self.reuses_ids;
+            return if certain { Judgement::Redelivered(Rule::Session) } else { Judgement::PossibleDuplicate };
+        }
+        match self.head.as_mut().and_then(|head| head.get_mut(&arriving.hash)) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                Judgement::PossibleDuplicate
+            }
+            Some(_) | None => Judgement::Fresh,
+        }
+    }
+
+    fn by_content(&mut self, arriving: &Arriving) -> Judgement {
+        let copy = Judgement::Redelivered(Rule::Content);
+        let repeated = self.absorbed_ids.get(&arriving.packet_id) == Some(&arriving.hash);
+        if !arriving.dup {
+            self.absorbed_ids.remove(&arriving.packet_id);
+        }
+        let Some(group) = self.content.get_mut(&arriving.hash) else {
+            return if arriving.dup { self.unknown_dup() } else { Judgement::Fresh };
+        };
+        group.roll(self.life);
+        // An id can't name another message before it is acknowledged: DUP under it is the same copy once more.
+        if arriving.dup && repeated {
+            return copy;
+        }
+        if group.absorbed < group.earlier {
+            group.absorbed += 1;
+            self.absorbed_ids.insert(arriving.packet_id, arriving.hash);
+            return copy;
+        }
+        if self.traits.resends || arriving.dup && group.current > 0 { copy } else { Judgement::Fresh }
+    }
+
+    fn unknown_dup(&self) -> Judgement {
+        if self.intact { Judgement::Fresh } else { Judgement::PossibleDuplicate }
+    }
+}
+
+impl Group {
+    fn roll(&mut self, life: u32) {
+        if self.life != life {
+            self.life = life;
+            self.earlier += self.current;
+            self.current = 0;
+            self.absorbed = 0;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::config::{Decoder, MINUTE, MqttVersion, SECOND};
+use crate::ingest::decode::tests::{config, source};
+
+fn broker() -> Broker {
+    Broker {
+        host: "broker".into(),
+        port: 1883,
+        tls: false,
+        client_id: "gw-1".into(),
+        version: MqttVersion::V5,
+        username: None,
+        password_file: None,
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+        inflight_window: 20,
+        resends: false,
+        keep_alive: MINUTE,
+        session_expiry: MINUTE,
+    }
+}
+
+fn stage() -> Stage {
+    let mut c = config(vec![source("s/{device}/{metric}", Decoder::Auto)]);
+    c.brokers = vec![broker()];
+    c.limits.payload = 2000;
+    let mut stage = Stage::new(&c).unwrap();
+    stage.connected(0, 1, Session::New, at(0));
+    stage.drain(at(0));
+    stage
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millis(ms)
+}
+
+fn publish(generation: u64, packet_id: u16, topic: &str, payload: &str) -> Publish {
+    Publish {
+        broker: 0,
+        generation,
+        packet_id,
+        qos: 1,
+        dup: false,
+        retain: false,
+        topic: topic.into(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        size: payload.len(),
+        received_at: at(5),
+    }
+}
+
+fn lawful(c: &Collected) {
+    let m = c.messages;
+    assert_eq!(m.received, m.accepted + m.rejected + m.redelivered);
+    assert_eq!(m.redelivered, c.redelivered.iter().sum::<u64>());
+    assert_eq!((m.accepted, m.rejected), (c.accepted.len() as u64, c.rejected.len() as u64));
+    assert_eq!(m.received, c.sources.iter().map(|s| s.messages).sum::<u64>());
+}
+
+#[test]
+fn each_message_is_accounted_for_and_acknowledged_in_order_of_arrival() {
+    let mut s = stage();
+    s.take(publish(1, 1, "s/d/t", "21.5"));
+    s.take(publish(1, 2, "other", "1"));
+    s.take(publish(1, 3, "s/d/t", "{"));
+    s.take(Publish { dup: true, ..publish(1, 1, "s/d/t", "21.5") });
+    s.take(Publish { qos: 0, packet_id: 0, ..publish(1, 0, "s/d/t", "22") });
+    s.take(publish(1, 4, "s/d/t", &"9".repeat(2001)));
+    let c = s.drain(at(6));
+    lawful(&c);
+    assert_eq!(c.messages, MessageCounters { received: 5, redelivered: 1, rejected: 2, accepted: 2 });
+    assert_eq!(c.redelivered, [1, 0]);
+    assert_eq!(c.acks.iter().map(|a| a.packet_id).collect::<Vec<_>>(), [1, 2, 3, 1, 4]);
+    assert!(c.acks.iter().all(|a| a.generation == 1 && a.broker == 0));
+    assert_eq!((c.unmatched, c.unmatched_topics), (vec![1], vec!["other".to_owned()]));
+    let tally = SourceTally { messages: 5, qos0: 1, rejected: 2, last_at: Some(at(5)) };
+    assert_eq!(c.sources, [tally]);
+    assert_eq!(c.memory.len(), 3, "what is stored, but for QoS 0");
+    let reasons: Vec<_> = c.rejected.iter().map(|r| (r.reason, r.size, r.payload.len())).collect();
+    assert_eq!(reasons, [(RejectReason::Malformed, 1, 1), (RejectReason::TooLarge, 2001, 1024)]);
+}
+
+#[test]
+fn a_message_cut_on_its_way_in_is_rejected_with_its_whole_size() {
+    let mut s = stage();
+    s.take(Publish { size: 5_000_000, ..publish(1, 1, "s/d/t", "99") });
+    let c = s.drain(at(6));
+    assert_eq!((c.rejected[0].reason, c.rejected[0].size), (RejectReason::TooLarge, 5_000_000));
+}
+
+#[test]
+fn a_lost_session_is_made_durable_before_the_connection_may_subscribe() {
+    let mut s = stage();
+    s.take(publish(1, 1, "s/d/t", "21.5"));
+    s.drain(at(6));
+    s.connected(0, 2, Session::Lost, at(7));
+    assert_eq!(s.due(at(7)), Due::Now);
+    let c = s.drain(at(7));
+    assert!(c.needs_commit());
+    assert_eq!(c.lost_sessions, [LostSession { broker: 0, since: Some(at(5)), at: at(7) }]);
+    assert_eq!(c.subscribe, [Permit { broker: 0, generation: 2 }]);
+    s.connected(0, 3, Session::Present, at(8));
+    assert_eq!(s.due(at(8)), Due::Never, "a kept session needs nothing");
+}
+
+#[test]
+fn a_possible_duplicate_is_stored_and_marked() {
+    let mut s = stage();
+    s.doubt_past();
+    s.connected(0, 2, Session::Present, at(1));
+    s.take(Publish { dup: true, ..publish(2, 9, "s/d/t", "21.5") });
+    let c = s.drain(at(6));
+    lawful(&c);
+    assert!(c.accepted[0].readings[0].quality.has(Doubt::PossibleDuplicate));
+}
+
+#[test]
+fn what_was_drained_is_recognised_after_a_restart() {
+    let mut s = stage();
+    s.take(publish(1, 1, "s/d/t", "21.5"));
+    s.take(publish(1, 2, "s/d/t", r#"{"ts":1714550400,"value":1}"#));
+    s.take(publish(1, 3, "s/d/t", "{"));
+    let c = s.drain(at(6));
+    let mut after = stage();
+    after.restore(c.memory);
+    after.connected(0, 1 << 32, Session::Present, at(7));
+    for (id, payload) in [(1, "21.5"), (2, r#"{"ts":1714550400,"value":1}"#), (3, "{")] {
+        after.take(Publish { dup: true, ..publish(1 << 32, id, "s/d/t", payload) });
+    }
+    let c = after.drain(at(8));
+    lawful(&c);
+    assert_eq!((c.messages.redelivered, c.redelivered), (3, [2, 1]));
+    assert_eq!(c.acks.len(), 3);
+}
+
+#[test]
+fn a_batch_without_matched_messages_needs_no_commit() {
+    let mut s = stage();
+    s.take(publish(1, 1, "other", "1"));
+    let c = s.drain(at(6));
+    assert!(!c.needs_commit());
+    assert_eq!(c.acks.len(), 1);
+}
+
+#[test]
+fn a_batch_is_due_at_half_the_window_or_after_the_interval() {
+    let mut s = stage();
+    for id in 1..10 {
+        s.take(publish(1, id, "s/d/t", "1"));
+    }
+    assert_eq!(s.due(at(6)), Due::At(at(5).plus(SECOND)));
+    s.take(publish(1, 10, "s/d/t", "1"));
+    assert_eq!(s.due(at(6)), Due::Now);
+}
