@@ -15,8 +15,8 @@ pub(crate) const WAREHOUSE: &str = "s3://lake/demo/lake";
 pub(crate) const REGION: &str = "us-east-1";
 /// Namespace of all tables.
 pub(crate) const NAMESPACE: &str = "tributary";
-/// The one window the demo has.
-pub(crate) const WINDOW: &str = "1m";
+/// The windows the demo has; each one's size is its name.
+pub(crate) const WINDOWS: [&str; 2] = ["1m", "1h"];
 
 /// Where an agent's messages come from.
 #[derive(Clone, Debug)]
@@ -175,7 +175,7 @@ pub(crate) fn agent(
         }],
         source: vec![source],
         buffer: Buffer { commit_interval: "200ms" },
-        window: vec![Window { name: WINDOW, size: "1m", lateness: "10s", idle: "2s" }],
+        window: WINDOWS.map(|name| Window { name, size: name, lateness: "10s", idle: "2s" }).into(),
         segment: Segment { max_age: "2s" },
         bucket: bucket(home, s3_endpoint),
         status: Status { listen: format!("127.0.0.1:{status}") },

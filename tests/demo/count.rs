@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::Serialize;
 use tributary_tests::mqtt::NumberSet;
 
-use crate::config::{NAMESPACE, REGION, WINDOW};
+use crate::config::{NAMESPACE, REGION, WINDOWS};
 use crate::home::Credentials;
 
 /// Name under which the receiver keeps its tables in the catalog.
@@ -51,13 +51,13 @@ pub(crate) struct Tally {
 /// Keeps the newest revision of each window of each series.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Newest {
-    windows: HashMap<(String, String, i64), (i64, i64)>,
+    windows: HashMap<(usize, String, String, i64), (i64, i64)>,
 }
 
 /// What of the windows is known to hold readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Windowed {
-    /// Readings in the newest revisions of the demo's window.
+    /// Readings in the newest revisions of the demo's windows; each reading is in one window of each size.
     pub(crate) samples: u64,
 }
 
@@ -120,8 +120,9 @@ impl Tally {
 
 impl Newest {
     /// Takes in one row of `aggregates`; of equal revisions either will do, as they say the same.
-    fn take(&mut self, gateway: &str, series: &str, window_start: i64, revision: i64, samples: i64) {
-        let key = (gateway.to_owned(), series.to_owned(), window_start);
+    fn take(&mut self, window: usize, place: (&str, &str, i64), revision: i64, samples: i64) {
+        let (gateway, series, window_start) = place;
+        let key = (window, gateway.to_owned(), series.to_owned(), window_start);
         let newest = self.windows.entry(key).or_insert((revision, samples));
         if revision > newest.0 {
             *newest = (revision, samples);
@@ -136,13 +137,16 @@ impl Newest {
         let revisions = column(batch, "revision", &DataType::Int64)?;
         let samples = column(batch, "samples", &DataType::Int64)?;
         for row in 0..batch.num_rows() {
-            if names.as_string::<i32>().value(row) != WINDOW {
-                continue;
-            }
-            self.take(
+            let name = names.as_string::<i32>().value(row);
+            let Some(window) = WINDOWS.iter().position(|w| *w == name) else { continue };
+            let place = (
                 gateways.as_string::<i32>().value(row),
                 series.as_string::<i32>().value(row),
                 starts.as_primitive::<Int64Type>().value(row),
+            );
+            self.take(
+                window,
+                place,
                 revisions.as_primitive::<Int64Type>().value(row),
                 samples.as_primitive::<Int64Type>().value(row),
             );
@@ -157,14 +161,15 @@ impl Newest {
 }
 
 impl Windowed {
-    /// Whether every one of `numeric` readings is in a window.
+    /// Whether every one of `numeric` readings is in a window of each size.
     pub(crate) fn is_complete(self, numeric: u64) -> bool {
-        self.samples == numeric
+        self.samples == numeric * WINDOWS.len() as u64
     }
 
     /// Whether only readings can be absent that came too late for any window, `beyond_horizon` at most.
     pub(crate) fn may_be_complete(self, numeric: u64, beyond_horizon: u64) -> bool {
-        (numeric.saturating_sub(beyond_horizon)..=numeric).contains(&self.samples)
+        let all = numeric * WINDOWS.len() as u64;
+        (all.saturating_sub(beyond_horizon * WINDOWS.len() as u64)..=all).contains(&self.samples)
     }
 }
 

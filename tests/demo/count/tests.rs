@@ -70,7 +70,7 @@ fn counts_agree_only_when_each_message_is_there_once() {
 #[test]
 fn only_the_newest_revision_of_a_window_counts() {
     let rows =
-        [("1m", "gw-1", 0, 1, 3), ("1m", "gw-1", 0, 2, 4), ("1m", "gw-2", 0, 1, 5), ("1h", "gw-1", 0, 1, 99)];
+        [("1m", "gw-1", 0, 1, 3), ("1m", "gw-1", 0, 2, 4), ("1m", "gw-2", 0, 1, 5), ("1d", "gw-1", 0, 1, 99)];
     let strings = |pick: fn(&(&'static str, &'static str, i64, i32, i64)) -> &'static str| {
         Arc::new(rows.iter().map(|row| Some(pick(row))).collect::<StringArray>()) as ArrayRef
     };
@@ -88,13 +88,14 @@ fn only_the_newest_revision_of_a_window_counts() {
     .unwrap();
     let mut newest = Newest::default();
     newest.add(&batch).unwrap();
-    newest.take("gw-1", "00000000000000aa", 0, 1, 3); // an older revision that comes later
+    newest.take(0, ("gw-1", "00000000000000aa", 0), 1, 3); // an older revision that comes later
     assert_eq!(newest.sum(), Windowed { samples: 9 });
 }
 
 #[test]
 fn windows_are_complete_when_only_readings_beyond_the_horizon_are_absent() {
-    let windowed = Windowed { samples: 8 };
+    // Two windows: each reading is in one of each size.
+    let windowed = Windowed { samples: 16 };
     assert!(windowed.is_complete(8) && !windowed.is_complete(9));
     assert!(windowed.may_be_complete(10, 2));
     assert!(!windowed.may_be_complete(10, 1));
