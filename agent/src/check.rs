@@ -8,6 +8,7 @@ use tributary_contract::id::GatewayId;
 use crate::config::Config;
 use crate::ingest::topic::{TopicTemplate, overlaps};
 use crate::upload::bucket::Bucket;
+use crate::upload::classify::{Outcome, classify};
 use crate::upload::s3::S3Bucket;
 
 /// How long one thing may take to answer.
@@ -113,7 +114,7 @@ async fn bucket(config: &Config, gateway: &GatewayId) -> Finding {
     let key = config.bucket.prefix.receipt(gateway);
     match tokio::time::timeout(PATIENCE, store.get(&key, None, 1 << 20)).await {
         Ok(Ok(_)) => Finding::Good(format!("{name} answers, and holds a receipt for this gateway")),
-        Ok(Err(answer)) if answer.is_absent() => {
+        Ok(Err(answer)) if classify(&answer) == Outcome::Absent => {
             Finding::Good(format!("{name} answers; it holds no receipt for this gateway yet"))
         }
         Ok(Err(answer)) => Finding::Bad(format!("{name}: {answer}")),

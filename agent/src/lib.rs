@@ -16,5 +16,6 @@ pub mod segment;
 pub mod upload;
 pub mod status;
 pub mod telemetry;
+pub mod check;
 pub mod pipeline;
 

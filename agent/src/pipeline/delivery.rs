@@ -16,7 +16,7 @@ use tributary_contract::time::Timestamp;
 
 use super::clock::until;
 use super::shared::{Shared, StartAgain};
-use crate::buffer::{Entry, Progress};
+use crate::buffer::{Entry, EpochEnd, Progress};
 use crate::config::ReleaseOn;
 use crate::upload::answer::Answer;
 use crate::upload::backoff::Jitter;
@@ -291,7 +291,7 @@ impl<B: Bucket> Deliverer<B> {
         let (entries, epochs) = self
             .shared
             .buffer
-            .run(|b| -> anyhow::Result<_> { Ok((b.entries()?, b.epochs()?)) })
+            .run(|b| -> anyhow::Result<(Vec<Entry>, Vec<EpochEnd>)> { Ok((b.entries()?, b.epochs())) })
             .await??;
         let epochs: BTreeMap<Epoch, EpochFacts> =
             epochs.into_iter().map(|e| (e.epoch, EpochFacts { last: e.last, void: e.void })).collect();

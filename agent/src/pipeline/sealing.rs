@@ -77,7 +77,7 @@ impl Sealer {
             let Some(bytes) = self.find(bucket, &item).await? else { return Ok(false) };
             match bytes {
                 Found::Absent => {
-                    info!(epoch = %item.epoch, number = item.number, "segment never existed: its number is void");
+                    info!(epoch = %item.epoch, number = %item.number, "segment never existed: its number is void");
                     self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
                 }
                 Found::Bytes(bytes) => self.adopt(item, bytes).await?,
@@ -94,7 +94,7 @@ impl Sealer {
         match readback::read(bytes) {
             Ok(found) => {
                 let contents = into_buffer_words(found.contents);
-                info!(epoch = %item.epoch, number = item.number, "segment read back");
+                info!(epoch = %item.epoch, number = %item.number, "segment read back");
                 let (manifest, digest, now) = (found.manifest, found.digest, self.shared.now());
                 let adopted = self
                     .shared
@@ -106,7 +106,7 @@ impl Sealer {
                 }
             }
             Err(e) => {
-                warn!(epoch = %item.epoch, number = item.number, "segment can't be read back: {e}");
+                warn!(epoch = %item.epoch, number = %item.number, "segment can't be read back: {e}");
                 self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
             }
         }

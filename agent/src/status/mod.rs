@@ -11,6 +11,8 @@
 
 pub mod metrics;
 pub mod server;
+pub mod client;
+pub mod text;
 
 use std::collections::BTreeMap;
 
