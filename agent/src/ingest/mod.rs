@@ -22,6 +22,7 @@ pub mod decode;
 pub mod redelivery;
 pub mod collect;
 pub mod stage;
+pub mod mqtt;
 
 use bytes::Bytes;
 use tributary_contract::time::Timestamp;

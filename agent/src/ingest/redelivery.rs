@@ -446,7 +446,11 @@ impl Connection {
                 return Judgement::Fresh;
             }
             let certain = ordinal >= self.handed_over || !self.reuses_ids;
-            return if certain { Judgement::Redelivered(Rule::Session) } else { Judgement::PossibleDuplicate };
+            return if certain {
+                Judgement::Redelivered(Rule::Session)
+            } else {
+                Judgement::PossibleDuplicate
+            };
         }
         match self.head.as_mut().and_then(|head| head.get_mut(&arriving.hash)) {
             Some(left) if *left > 0 => {

@@ -6,16 +6,22 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// Nothing at all, or longer than MQTT carries.
-    #[error("invalid topic {0:?}: write a filter of 1 to 65535 bytes, such as \"sensors/{{device}}/{{metric}}\"")]
+    #[error(
+        "invalid topic {0:?}: write a filter of 1 to 65535 bytes, such as \"sensors/{{device}}/{{metric}}\""
+    )]
     Length(String),
     /// A character that no topic may hold.
     #[error("invalid topic {0:?}: it holds a control character; remove it")]
     Control(String),
     /// `#` before the end.
-    #[error("invalid topic {0:?}: `#` stands for all further levels, so it must be the last one; use `+` for one level")]
+    #[error(
+        "invalid topic {0:?}: `#` stands for all further levels, so it must be the last one; use `+` for one level"
+    )]
     HashNotLast(String),
     /// A wildcard that shares its level.
-    #[error("invalid topic {topic:?}: level {level:?} mixes a wildcard with text; `+` and `#` must be a whole level")]
+    #[error(
+        "invalid topic {topic:?}: level {level:?} mixes a wildcard with text; `+` and `#` must be a whole level"
+    )]
     PartOfLevel {
         /// The template.
         topic: String,
@@ -23,7 +29,9 @@ pub enum TemplateError {
         level: String,
     },
     /// Braces that aren't one name around a whole level.
-    #[error("invalid topic {topic:?}: level {level:?} isn't a name; write one name in braces for a whole level, such as \"{{device}}\"")]
+    #[error(
+        "invalid topic {topic:?}: level {level:?} isn't a name; write one name in braces for a whole level, such as \"{{device}}\""
+    )]
     BadName {
         /// The template.
         topic: String,
@@ -31,7 +39,9 @@ pub enum TemplateError {
         level: String,
     },
     /// A name used twice.
-    #[error("invalid topic {topic:?}: the name {name:?} stands there twice; give each level its own name, or use `+`")]
+    #[error(
+        "invalid topic {topic:?}: the name {name:?} stands there twice; give each level its own name, or use `+`"
+    )]
     TwiceNamed {
         /// The template.
         topic: String,
@@ -39,7 +49,9 @@ pub enum TemplateError {
         name: String,
     },
     /// `$share/…`
-    #[error("invalid topic {0:?}: a shared subscription spreads a device's messages over clients; write the plain filter")]
+    #[error(
+        "invalid topic {0:?}: a shared subscription spreads a device's messages over clients; write the plain filter"
+    )]
     Shared(String),
 }
 

@@ -36,8 +36,7 @@ impl Fields {
                 error,
             })
         };
-        let maybe =
-            |field: &str, text: &Option<String>| text.as_deref().map(|t| path(field, t)).transpose();
+        let maybe = |field: &str, text: &Option<String>| text.as_deref().map(|t| path(field, t)).transpose();
         let tags = |field: &str, tags: &std::collections::BTreeMap<String, String>| {
             let parse = |(name, text): (&String, &String)| {
                 Ok((name.clone(), path(&format!("{field}.{name}"), text)?))
@@ -173,11 +172,14 @@ impl Reader<'_> {
 
     fn at_path(&mut self, path: &Path, element: &Json, shared: &Shared) -> Result<(), Reject> {
         let value = match path.find(element) {
-            Some(Json::Scalar(Value::Text(text))) => Value::Text(bounded("value", text.clone(), self.limits)?),
+            Some(Json::Scalar(Value::Text(text))) => {
+                Value::Text(bounded("value", text.clone(), self.limits)?)
+            }
             Some(Json::Scalar(value)) => value.clone(),
             Some(Json::Null) => return Ok(()),
             Some(other @ (Json::Array(_) | Json::Object(_))) => {
-                let detail = format!("at {path}: expected a number, truth value or text, got {}", other.shown());
+                let detail =
+                    format!("at {path}: expected a number, truth value or text, got {}", other.shown());
                 return Err(Reject::new(RejectReason::MissingField, detail));
             }
             None => {
@@ -247,7 +249,13 @@ impl Reader<'_> {
         }
     }
 
-    fn push(&mut self, metric: String, value: Value, quality: Quality, shared: &Shared) -> Result<(), Reject> {
+    fn push(
+        &mut self,
+        metric: String,
+        value: Value,
+        quality: Quality,
+        shared: &Shared,
+    ) -> Result<(), Reject> {
         if self.found.len() >= self.limits.readings {
             let detail = format!("more than {} readings in one message", self.limits.readings);
             return Err(Reject::new(RejectReason::TooManyReadings, detail));

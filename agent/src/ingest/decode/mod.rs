@@ -167,7 +167,10 @@ impl Decoders {
             }
         };
         if found.is_empty() {
-            return Err(Reject::new(RejectReason::NoReading, "the payload holds no number, truth value or text"));
+            return Err(Reject::new(
+                RejectReason::NoReading,
+                "the payload holds no number, truth value or text",
+            ));
         }
         let own_time = found.iter().all(|f| f.ts.is_some());
         let tags = series_tags(&settings.tags, &captures, limits)?;

@@ -6,7 +6,9 @@ use super::json::Json;
 
 /// A text that is no path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid path {0:?}: write keys separated by dots and positions in brackets, such as \"data.items[0].value\"")]
+#[error(
+    "invalid path {0:?}: write keys separated by dots and positions in brackets, such as \"data.items[0].value\""
+)]
 pub struct PathError(pub String);
 
 /// One step down.

@@ -78,7 +78,10 @@ fn paths_say_time_value_names_unit_and_tags() {
     assert!(decoded.own_time);
     let [r] = &decoded.readings[..] else { panic!("{decoded:?}") };
     assert_eq!((r.device.as_str(), r.metric.as_str(), &r.value), ("7", "temp", &Value::Float(21.5)));
-    assert_eq!((r.ts, r.unit.as_deref(), r.quality), (Timestamp(1_714_550_400_000_000), Some("C"), Quality::GOOD));
+    assert_eq!(
+        (r.ts, r.unit.as_deref(), r.quality),
+        (Timestamp(1_714_550_400_000_000), Some("C"), Quality::GOOD)
+    );
     let pairs = |t: &Tags| t.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     assert_eq!(pairs(&r.tags), "hall=B line=l1 site=north");
     assert_eq!(pairs(&r.row_tags), "n=42");
@@ -89,7 +92,8 @@ fn without_a_value_path_each_scalar_leaf_is_a_reading() {
     let mut s = source("m/{device}", Decoder::Json);
     s.time = Some("ts".into());
     s.row_tags = BTreeMap::from([("n".into(), "n".into())]);
-    let payload = r#"{"ts":1714550400,"n":1,"temp":21,"env":{"ok":true,"state":"ON","x":null},"list":[1.5,[2]]}"#;
+    let payload =
+        r#"{"ts":1714550400,"n":1,"temp":21,"env":{"ok":true,"state":"ON","x":null},"list":[1.5,[2]]}"#;
     let decoded = decode_as(s, "m/d1", payload).unwrap();
     assert_eq!(
         said(&decoded),
@@ -109,8 +113,7 @@ fn each_object_of_an_array_is_read_by_itself() {
     let mut s = source("m", Decoder::Json);
     s.time = Some("ts".into());
     s.device = Some("id".into());
-    let decoded =
-        decode_as(s, "m", r#"[{"ts":1714550400,"id":"a","v":1},{"id":"b","v":2}]"#).unwrap();
+    let decoded = decode_as(s, "m", r#"[{"ts":1714550400,"id":"a","v":1},{"id":"b","v":2}]"#).unwrap();
     assert_eq!(said(&decoded), [("a", "v", Value::Int(1)), ("b", "v", Value::Int(2))]);
     assert_eq!(decoded.readings[1].ts, AT, "no own time: the time of receipt");
     assert!(!decoded.own_time, "one without own time spoils it for the message");
@@ -119,8 +122,14 @@ fn each_object_of_an_array_is_read_by_itself() {
 #[test]
 fn a_metric_of_the_topic_goes_before_the_leaves_and_value_adds_nothing() {
     let s = source("s/{device}/{metric}", Decoder::Json);
-    assert_eq!(said(&decode_as(s.clone(), "s/d/temp", r#"{"value":1}"#).unwrap()), [("d", "temp", Value::Int(1))]);
-    assert_eq!(said(&decode_as(s.clone(), "s/d/temp", r#"{"min":1}"#).unwrap()), [("d", "temp.min", Value::Int(1))]);
+    assert_eq!(
+        said(&decode_as(s.clone(), "s/d/temp", r#"{"value":1}"#).unwrap()),
+        [("d", "temp", Value::Int(1))]
+    );
+    assert_eq!(
+        said(&decode_as(s.clone(), "s/d/temp", r#"{"min":1}"#).unwrap()),
+        [("d", "temp.min", Value::Int(1))]
+    );
     assert_eq!(said(&decode_as(s.clone(), "s/d/temp", "[3]").unwrap()), [("d", "temp[0]", Value::Int(3))]);
     assert_eq!(said(&decode_as(s, "s/d/temp", "3").unwrap()), [("d", "temp", Value::Int(3))]);
 }
@@ -129,7 +138,11 @@ fn a_metric_of_the_topic_goes_before_the_leaves_and_value_adds_nothing() {
 fn auto_finds_names_in_the_topic() {
     let auto = |filter: &str, topic: &str, payload: &str| {
         let d = decode_as(source(filter, Decoder::Auto), topic, payload).unwrap();
-        d.readings.iter().map(|r| format!("{} {} {}", r.device, r.metric, r.value)).collect::<Vec<_>>().join("; ")
+        d.readings
+            .iter()
+            .map(|r| format!("{} {} {}", r.device, r.metric, r.value))
+            .collect::<Vec<_>>()
+            .join("; ")
     };
     assert_eq!(auto("#", "home/livingroom/temp", "22"), "home/livingroom temp 22");
     assert_eq!(auto("#", "temp", "22"), "temp value 22");
@@ -148,7 +161,10 @@ fn auto_finds_names_in_the_topic() {
 fn auto_takes_the_time_from_well_known_names_only_when_it_is_one() {
     let auto = |payload: &str| decode_as(source("#", Decoder::Auto), "p/x", payload).unwrap();
     let timed = auto(r#"{"ts":1714550400123,"t":1}"#);
-    assert_eq!((timed.own_time, timed.readings[0].ts.0, timed.readings.len()), (true, 1_714_550_400_123_000, 1));
+    assert_eq!(
+        (timed.own_time, timed.readings[0].ts.0, timed.readings.len()),
+        (true, 1_714_550_400_123_000, 1)
+    );
     let uptime = auto(r#"{"time":12,"t":1}"#);
     assert_eq!((uptime.own_time, uptime.readings.len()), (false, 2));
     let local = auto(r#"{"Time":"2024-05-01T08:00:00","t":1}"#);
@@ -194,7 +210,12 @@ fn each_reason_to_reject_has_its_message() {
         (with(|s| s.value = Some("v".into())), "s/d/m", "{\"v\":null}", RejectReason::NoReading),
         (plain(), "s/d/m", &many, RejectReason::TooManyReadings),
         (plain(), &format!("s/{long}/m"), "1", RejectReason::TextTooLong),
-        (with(|s| s.value = Some("v".into())), "s/d/m", &format!("{{\"v\":\"{long}\"}}"), RejectReason::TextTooLong),
+        (
+            with(|s| s.value = Some("v".into())),
+            "s/d/m",
+            &format!("{{\"v\":\"{long}\"}}"),
+            RejectReason::TextTooLong,
+        ),
         (plain(), "s/d/m", &" ".repeat((1 << 20) + 1), RejectReason::TooLarge),
     ] {
         assert_eq!(reason(decode_as(s, topic, payload)), expected, "{topic} {}", shown(payload));

@@ -107,7 +107,8 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Json {
-        super::super::json::parse(text.as_bytes(), super::super::json::Bounds { depth: 4, values: 9 }).unwrap()
+        super::super::json::parse(text.as_bytes(), super::super::json::Bounds { depth: 4, values: 9 })
+            .unwrap()
     }
 
     macro_rules! json {

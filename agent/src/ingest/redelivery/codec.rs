@@ -50,7 +50,8 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Remembered>, MemoryError> {
     }
     let mut memory = Vec::with_capacity(bytes.len() / 10);
     while !rest.is_empty() {
-        let connection = u16::try_from(get(&mut rest)?).map_err(|_| MemoryError("connection out of range"))?;
+        let connection =
+            u16::try_from(get(&mut rest)?).map_err(|_| MemoryError("connection out of range"))?;
         let generation = get(&mut rest)?;
         let run = get(&mut rest)?;
         let (mut id, mut ms) = (0_i64, 0_i64);

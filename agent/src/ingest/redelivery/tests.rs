@@ -149,7 +149,11 @@ fn where_ids_are_reused_at_once_a_handed_over_message_cannot_be_told_from_a_late
     take(&mut m, message(1, 1, false, "20.0"));
     take(&mut m, message(1, 1, false, "21.5"));
     reconnect(&mut m, 2);
-    assert_eq!(take(&mut m, message(2, 1, true, "21.5")), SESSION, "not committed, so not acknowledged: certain");
+    assert_eq!(
+        take(&mut m, message(2, 1, true, "21.5")),
+        SESSION,
+        "not committed, so not acknowledged: certain"
+    );
     m.export();
     reconnect(&mut m, 3);
     assert_eq!(take(&mut m, message(3, 1, true, "21.5")), DOUBT);

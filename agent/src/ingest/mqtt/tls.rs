@@ -1,0 +1,63 @@
+//! TLS towards a broker: what to trust, and who we are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::MqttError;
+use crate::config::Broker;
+
+/// The client's configuration for `broker`: its `ca_file`, else the system's certificates; a client certificate where
+/// one is set.
+pub(super) fn client_config(broker: &Broker) -> Result<Arc<ClientConfig>, MqttError> {
+    let mut roots = RootCertStore::empty();
+    match &broker.ca_file {
+        Some(path) => {
+            for certificate in certificates("ca_file", path)? {
+                let wrong = |e: rustls::Error| file("ca_file", path, e.to_string());
+                roots.add(certificate).map_err(wrong)?;
+            }
+        }
+        None => {
+            let system = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(system.certs);
+            if roots.is_empty() {
+                let errors: Vec<_> = system.errors.iter().map(ToString::to_string).collect();
+                return Err(MqttError::NoRoots(errors.join("; ")));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| MqttError::Tls(e.to_string()))?
+        .with_root_certificates(roots);
+    let config = match (&broker.cert_file, &broker.key_file) {
+        (None, None) => config.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let chain = certificates("cert_file", cert)?;
+            let secret =
+                PrivateKeyDer::from_pem_file(key).map_err(|e| file("key_file", key, e.to_string()))?;
+            config.with_client_auth_cert(chain, secret).map_err(|e| file("key_file", key, e.to_string()))?
+        }
+        (Some(_), None) | (None, Some(_)) => return Err(MqttError::HalfIdentity),
+    };
+    Ok(Arc::new(config))
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, MqttError> {
+    let wrong = |e: rustls::pki_types::pem::Error| file(what, path, e.to_string());
+    let read = CertificateDer::pem_file_iter(path).map_err(wrong)?;
+    let list = read.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    if list.is_empty() {
+        return Err(file(what, path, "it holds no certificate in PEM".into()));
+    }
+    Ok(list)
+}
+
+fn file(what: &'static str, path: &Path, error: String) -> MqttError {
+    MqttError::File { what, path: path.into(), error }
+}
