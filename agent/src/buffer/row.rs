@@ -1,0 +1,151 @@
+//! The rows that the buffer gives out: readings, series, gaps and rejects.
+
+use std::sync::Arc;
+
+use tributary_contract::id::Namespace;
+use tributary_contract::quality::Quality;
+use tributary_contract::reject::{GapReason, RejectReason};
+use tributary_contract::series::{SeriesId, Tags};
+use tributary_contract::time::Timestamp;
+
+use crate::reading::Value;
+
+/// A reading as it is read back from the journal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Unique and growing in its epoch; not dense.
+    pub seq: u64,
+    /// Event time.
+    pub ts: Timestamp,
+    /// When its message was received.
+    pub received_at: Timestamp,
+    /// Key of its series in the dictionary.
+    pub series: u32,
+    /// Value.
+    pub value: Value,
+    /// Doubts.
+    pub quality: Quality,
+    /// Tags of this reading alone.
+    pub row_tags: Option<Arc<Tags>>,
+}
+
+/// What a dictionary key stands for: (namespace, source, device, metric, tags, unit).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesEntry {
+    /// The key.
+    pub key: u32,
+    /// Name of (device, metric, tags) in the tables.
+    pub id: SeriesId,
+    /// Owner of the data.
+    pub namespace: Namespace,
+    /// Name of the source.
+    pub source: String,
+    /// Device.
+    pub device: String,
+    /// Metric.
+    pub metric: String,
+    /// Tags that identify the series.
+    pub tags: Tags,
+    /// Unit, where known.
+    pub unit: Option<String>,
+    /// `double`, `long`, `boolean`, `string`, or `mixed`; integers among doubles are `double`.
+    pub value_type: &'static str,
+    /// Event time of the earliest reading.
+    pub first_ts: Timestamp,
+    /// Event time of the latest reading.
+    pub last_ts: Timestamp,
+}
+
+/// A gap that waits for its segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRow {
+    /// In whose tables it stands.
+    pub namespace: Namespace,
+    /// Earliest event time that may be missing.
+    pub from_ts: Timestamp,
+    /// Latest event time that may be missing.
+    pub to_ts: Timestamp,
+    /// Unique name.
+    pub id: String,
+    /// Id of a gap that this one takes back.
+    pub cancels: Option<String>,
+    /// Name of the source.
+    pub source: Option<String>,
+    /// Device.
+    pub device: Option<String>,
+    /// Metric.
+    pub metric: Option<String>,
+    /// Reason.
+    pub reason: GapReason,
+    /// How many readings; none when unknown.
+    pub readings: Option<u64>,
+    /// How many stored bytes.
+    pub bytes: Option<u64>,
+    /// Least seq concerned.
+    pub first_seq: Option<u64>,
+    /// Greatest seq concerned.
+    pub last_seq: Option<u64>,
+    /// A sentence for people.
+    pub detail: Option<String>,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+}
+
+/// Identical rejected messages, folded, that wait for their segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectRow {
+    /// Row in the buffer.
+    pub id: i64,
+    /// In whose tables it stands.
+    pub namespace: Namespace,
+    /// When the first of them came.
+    pub received_at: Timestamp,
+    /// Topic of the first.
+    pub topic: String,
+    /// Name of the source.
+    pub source: Option<String>,
+    /// Reason.
+    pub reason: RejectReason,
+    /// What was expected and what was got, of the first.
+    pub detail: Option<String>,
+    /// Bytes of the payload.
+    pub size: u64,
+    /// The payload's first KiB; none where the day's budget was used up.
+    pub payload: Option<Vec<u8>>,
+    /// How many there were.
+    pub occurrences: u64,
+}
+
+/// By what a reject of a segment that was read back is found again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectKey {
+    /// When the first of them came.
+    pub received_at: Timestamp,
+    /// Topic of the first.
+    pub topic: String,
+    /// Name of the source.
+    pub source: Option<String>,
+    /// Reason.
+    pub reason: RejectReason,
+}
+
+/// A batch: one commit of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSpan {
+    /// Its id; grows with time.
+    pub id: i64,
+    /// Ordinal of its epoch.
+    pub epoch: u32,
+    /// Seq of its first row; the others follow without holes.
+    pub first_seq: u64,
+    /// How many rows; may be none.
+    pub rows: u32,
+    /// Least event time; of a batch without rows, when it was committed.
+    pub min_ts: Timestamp,
+    /// Greatest event time; of a batch without rows, when it was committed.
+    pub max_ts: Timestamp,
+    /// Earliest receipt; of a batch without rows, when it was committed.
+    pub min_received: Timestamp,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+}
