@@ -1,0 +1,556 @@
+//! The journal: one row per commit in, rows by event time or by batch out. Edge: SQLite.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tributary_contract::counters::MessageCounters;
+use tributary_contract::id::Namespace;
+use tributary_contract::reject::RejectReason;
+use tributary_contract::time::Timestamp;
+
+use super::bits::RowSet;
+use super::dictionary::{Ident, widen};
+use super::error::BufferError;
+use super::row::{BatchSpan, GapRow, Row, SeriesEntry};
+use super::{Buffer, block, int, uint};
+use crate::reading::{Accepted, Reading, Rejected};
+
+/// What one commit makes durable.
+#[derive(Debug, Clone, Default)]
+pub struct NewBatch {
+    /// Messages taken in.
+    pub accepted: Vec<Accepted>,
+    /// Messages that could not be decoded.
+    pub rejected: Vec<Rejected>,
+    /// What to add to the counters of messages.
+    pub messages: MessageCounters,
+    /// Redelivered messages to add, by rule: by the session, by content.
+    pub redelivered: [u64; 2],
+    /// What the redelivery memory wants back after a restart, encoded.
+    pub memory: Vec<u8>,
+    /// Gaps to record.
+    pub gaps: Vec<GapRow>,
+    /// Wall clock.
+    pub committed_at: Timestamp,
+}
+
+/// What the buffer must know of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// Its name.
+    pub name: String,
+    /// Owner of its data.
+    pub namespace: Namespace,
+    /// Series it may have; a message that would add one beyond becomes a reject.
+    pub max_series: usize,
+}
+
+/// What an append stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Appended {
+    /// The batch; none if there was nothing to store.
+    pub batch: Option<BatchSpan>,
+    /// Rows as stored.
+    pub rows: Vec<Row>,
+    /// Keys of series that are new.
+    pub new_series: Vec<u32>,
+    /// Messages that became rejects because their source has too many series.
+    pub refused: u64,
+}
+
+/// Which event times lie where: coarse, so that a week of batches fits a small memory.
+#[derive(Debug, Default)]
+pub(super) struct Spans {
+    chunks: BTreeMap<i64, (Timestamp, Timestamp)>,
+    /// Batches without rows: nothing marks them, so they are kept here for deletion.
+    pub(super) empty: BTreeSet<i64>,
+    pub(super) batches: u64,
+}
+
+const CHUNK: i64 = 64;
+
+impl Spans {
+    pub(super) fn add(&mut self, batch: &BatchSpan) {
+        self.batches += 1;
+        if batch.rows == 0 {
+            self.empty.insert(batch.id);
+            return;
+        }
+        let chunk = self.chunks.entry(batch.id / CHUNK).or_insert((batch.min_ts, batch.max_ts));
+        *chunk = (chunk.0.min(batch.min_ts), chunk.1.max(batch.max_ts));
+    }
+
+    /// Forgets a deleted batch; `first_left` is the lowest id that is left.
+    pub(super) fn remove(&mut self, batch: i64, first_left: i64) {
+        self.batches = self.batches.saturating_sub(1);
+        self.empty.remove(&batch);
+        self.chunks = self.chunks.split_off(&(first_left / CHUNK));
+    }
+
+    fn overlapping(&self, from: Timestamp, to: Timestamp) -> Vec<(i64, i64)> {
+        let met = self.chunks.iter().filter(|(_, (min, max))| *max >= from && *min < to);
+        met.map(|(chunk, _)| (chunk * CHUNK, chunk * CHUNK + CHUNK - 1)).collect()
+    }
+}
+
+/// What became of a batch's rows.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Mark {
+    pub rows: u32,
+    pub ended: u32,
+    pub sealed: RowSet,
+    pub shed: RowSet,
+    pub moved: RowSet,
+}
+
+impl Mark {
+    /// Rows that are sealed, shed or moved.
+    pub(super) fn taken(&self) -> RowSet {
+        let mut all = self.sealed.clone();
+        all.union(&self.shed);
+        all.union(&self.moved);
+        all
+    }
+
+    pub(super) fn load(sql: &Connection, batch: i64, rows: u32) -> Result<Self, BufferError> {
+        let mut found = sql.prepare_cached("SELECT ended, sealed, shed, moved FROM mark WHERE batch = ?1")?;
+        let stored = found.query_row([batch], |r| {
+            Ok((
+                r.get::<_, u32>(0)?,
+                r.get::<_, Vec<u8>>(1)?,
+                r.get::<_, Vec<u8>>(2)?,
+                r.get::<_, Vec<u8>>(3)?,
+            ))
+        });
+        let Some((ended, sealed, shed, moved)) = stored.optional()? else {
+            return Ok(Self { rows, ..Self::default() });
+        };
+        let set = |bytes: &[u8]| {
+            RowSet::decode(bytes, rows)
+                .map_err(|e| BufferError::Damaged { batch, why: format!("bitmap: {e}") })
+        };
+        Ok(Self { rows, ended, sealed: set(&sealed)?, shed: set(&shed)?, moved: set(&moved)? })
+    }
+
+    pub(super) fn save(&self, sql: &Connection, batch: i64) -> Result<(), BufferError> {
+        let waiting = self.rows.saturating_sub(self.taken().len());
+        sql.prepare_cached(
+            "INSERT INTO mark (batch, rows, waiting, ended, sealed, shed, moved) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (batch) DO UPDATE SET waiting = ?3, ended = ?4, sealed = ?5, shed = ?6, moved = ?7",
+        )?
+        .execute(params![
+            batch,
+            self.rows,
+            waiting,
+            self.ended,
+            self.sealed.encode(),
+            self.shed.encode(),
+            self.moved.encode()
+        ])?;
+        Ok(())
+    }
+}
+
+/// A batch as stored.
+pub(super) struct Stored {
+    pub span: BatchSpan,
+    pub crc: i64,
+    pub head: Vec<u8>,
+    pub memory: Vec<u8>,
+    pub block: Vec<u8>,
+}
+
+pub(super) const SPAN_COLUMNS: &str =
+    "id, epoch, first_seq, rows, min_ts, max_ts, min_received, committed_at";
+pub(super) const STORED_COLUMNS: &str =
+    "id, epoch, first_seq, rows, min_ts, max_ts, min_received, committed_at, crc, head, memory, block";
+
+pub(super) fn read_span(r: &rusqlite::Row<'_>) -> rusqlite::Result<BatchSpan> {
+    Ok(BatchSpan {
+        id: r.get(0)?,
+        epoch: r.get(1)?,
+        first_seq: uint(r.get(2)?),
+        rows: r.get(3)?,
+        min_ts: Timestamp(r.get(4)?),
+        max_ts: Timestamp(r.get(5)?),
+        min_received: Timestamp(r.get(6)?),
+        committed_at: Timestamp(r.get(7)?),
+    })
+}
+
+impl Stored {
+    pub(super) fn read(r: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let span = read_span(r)?;
+        Ok(Self { span, crc: r.get(8)?, head: r.get(9)?, memory: r.get(10)?, block: r.get(11)? })
+    }
+
+    /// Seals the row against damage that SQLite doesn't notice.
+    fn checksum(&self) -> i64 {
+        let s = &self.span;
+        let mut crc = crc32fast::Hasher::new();
+        let fixed = [
+            s.id,
+            i64::from(s.epoch),
+            int(s.first_seq),
+            i64::from(s.rows),
+            s.min_ts.0,
+            s.max_ts.0,
+            s.min_received.0,
+            s.committed_at.0,
+        ];
+        fixed.iter().for_each(|n| crc.update(&n.to_le_bytes()));
+        for bytes in [&self.head, &self.memory, &self.block] {
+            crc.update(&(bytes.len() as u64).to_le_bytes());
+            crc.update(bytes);
+        }
+        i64::from(crc.finalize())
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.crc == self.checksum()
+    }
+
+    /// All rows, whatever became of them.
+    pub(super) fn rows(&self) -> Result<Vec<Row>, BufferError> {
+        let damaged = |why: String| BufferError::Damaged { batch: self.span.id, why };
+        if !self.is_whole() {
+            return Err(damaged("checksum is wrong".into()));
+        }
+        let rows = block::decode(&self.block, self.span.first_seq).map_err(|e| damaged(e.to_string()))?;
+        if rows.len() != self.span.rows as usize {
+            return Err(damaged(format!("{} rows, expected {}", rows.len(), self.span.rows)));
+        }
+        Ok(rows)
+    }
+
+    pub(super) fn new(
+        id: i64,
+        epoch: u32,
+        rows: &[Row],
+        head: Vec<u8>,
+        memory: Vec<u8>,
+        at: Timestamp,
+    ) -> Result<Self, BufferError> {
+        let block = block::encode(rows).map_err(BufferError::TooLarge)?;
+        let span = BatchSpan {
+            id,
+            epoch,
+            first_seq: rows.first().map_or(0, |r| r.seq),
+            rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+            min_ts: rows.iter().map(|r| r.ts).min().unwrap_or(at),
+            max_ts: rows.iter().map(|r| r.ts).max().unwrap_or(at),
+            min_received: rows.iter().map(|r| r.received_at).min().unwrap_or(at),
+            committed_at: at,
+        };
+        let mut stored = Self { span, crc: 0, head, memory, block };
+        stored.crc = stored.checksum();
+        Ok(stored)
+    }
+
+    pub(super) fn insert(&self, sql: &Connection) -> Result<(), BufferError> {
+        let s = &self.span;
+        sql.prepare_cached(&format!(
+            "INSERT INTO batch ({STORED_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+        ))?
+        .execute(params![
+            s.id,
+            s.epoch,
+            int(s.first_seq),
+            s.rows,
+            s.min_ts.0,
+            s.max_ts.0,
+            s.min_received.0,
+            s.committed_at.0,
+            self.crc,
+            self.head,
+            self.memory,
+            self.block,
+        ])?;
+        Ok(())
+    }
+}
+
+pub(super) fn load_batch(sql: &Connection, id: i64) -> Result<Stored, BufferError> {
+    let mut found = sql.prepare_cached(&format!("SELECT {STORED_COLUMNS} FROM batch WHERE id = ?1"))?;
+    let stored = found.query_row([id], Stored::read).optional()?;
+    stored.ok_or_else(|| BufferError::Corrupt(format!("batch {id} is gone")))
+}
+
+pub(super) fn save_series(sql: &Connection, e: &SeriesEntry, seen_in: u32) -> Result<(), BufferError> {
+    let tags = serde_json::to_string(&e.tags)
+        .map_err(|e| BufferError::Corrupt(format!("tags can't be written: {e}")))?;
+    sql.prepare_cached(
+        "INSERT INTO series (key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (key) DO UPDATE SET value_type = ?8, first_ts = ?9, last_ts = ?10, seen_in = ?11, sealed_in = NULL",
+    )?
+    .execute(params![
+        e.key,
+        e.namespace.as_str(),
+        e.source,
+        e.device,
+        e.metric,
+        tags,
+        e.unit,
+        e.value_type,
+        e.first_ts.0,
+        e.last_ts.0,
+        seen_in,
+    ])?;
+    Ok(())
+}
+
+/// Rows and series of one append, before anything is written.
+#[derive(Default)]
+struct Staged<'a> {
+    keys: HashMap<Ident<'a>, u32>,
+    series: BTreeMap<u32, SeriesEntry>,
+    types: HashMap<u32, &'static str>,
+    new: Vec<u32>,
+    per_source: HashMap<&'a str, usize>,
+    rows: Vec<Row>,
+    refused: Vec<Rejected>,
+}
+
+impl Buffer {
+    /// Makes a batch durable: when this returns, its messages may be acknowledged. One transaction, in the common case of
+    /// one row.
+    pub fn append(&mut self, batch: NewBatch, sources: &[SourceFacts]) -> Result<Appended, BufferError> {
+        self.guarded(|b| b.append_now(batch, sources))
+    }
+
+    fn append_now(&mut self, mut batch: NewBatch, sources: &[SourceFacts]) -> Result<Appended, BufferError> {
+        let mut staged = Staged::default();
+        for message in &batch.accepted {
+            self.stage(&mut staged, message, sources)?;
+        }
+        let refused = staged.refused.len() as u64;
+        let mut rejected = std::mem::take(&mut batch.rejected);
+        rejected.append(&mut staged.refused);
+        if let Some(r) = rejected.iter().find(|r| r.source >= sources.len()) {
+            return Err(BufferError::UnknownSource(r.source, sources.len()));
+        }
+        let Staged { series, new, rows, .. } = staged;
+        if rows.is_empty() && rejected.is_empty() && batch.gaps.is_empty() && batch.messages.received == 0 {
+            return Ok(Appended { batch: None, rows, new_series: new, refused });
+        }
+        let mut books = self.current.books.clone();
+        let m = &mut books.counters.messages;
+        m.received += batch.messages.received;
+        m.redelivered += batch.messages.redelivered;
+        m.rejected += batch.messages.rejected + refused;
+        m.accepted += batch.messages.accepted.saturating_sub(refused);
+        books.counters.readings.journaled += rows.len() as u64;
+        books.redelivered.iter_mut().zip(batch.redelivered).for_each(|(mine, more)| *mine += more);
+        rejected.iter().for_each(|r| *books.rejected.entry(r.reason).or_default() += 1);
+        books.counters.check()?;
+        let ordinal = self.current.ordinal;
+        let memory = std::mem::take(&mut batch.memory);
+        let stored = Stored::new(self.next_batch, ordinal, &rows, books.head(), memory, batch.committed_at)?;
+        let end = self.next_seq + rows.len() as u64;
+        self.lease.need_seq(&self.files, end)?;
+        let mut folding = std::mem::take(&mut self.rejects);
+        let folded = self.transact(["append: before", "append: after"], |tx| {
+            stored.insert(tx)?;
+            series.values().try_for_each(|entry| save_series(tx, entry, ordinal))?;
+            batch.gaps.iter().try_for_each(|gap| super::rejects::save_gap(tx, gap))?;
+            for reject in &rejected {
+                if let Some(source) = sources.get(reject.source) {
+                    folding.save(tx, reject, source)?;
+                }
+            }
+            Ok(())
+        });
+        self.rejects = folding;
+        folded?;
+        self.current.books = books;
+        self.next_seq = end;
+        self.next_batch += 1;
+        series.into_values().for_each(|entry| self.dictionary.put(entry, ordinal, true));
+        self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
+        self.spans.add(&stored.span);
+        self.waiting.add(&stored.span, rows.iter(), &self.dictionary);
+        Ok(Appended { batch: Some(stored.span), rows, new_series: new, refused })
+    }
+
+    /// Gives the readings of one message their series and seq, or refuses the whole message.
+    fn stage<'a>(
+        &self,
+        staged: &mut Staged<'a>,
+        message: &'a Accepted,
+        sources: &'a [SourceFacts],
+    ) -> Result<(), BufferError> {
+        let facts = sources.get(message.source);
+        let facts = facts.ok_or(BufferError::UnknownSource(message.source, sources.len()))?;
+        let idents: Vec<Ident<'a>> =
+            message.readings.iter().map(|r| Ident::of(r, &facts.namespace, &facts.name)).collect();
+        let mut unknown: HashSet<&Ident<'a>> = HashSet::new();
+        for ident in &idents {
+            if staged.keys.contains_key(ident) {
+                continue;
+            }
+            match self.dictionary.find(ident) {
+                Some(entry) => {
+                    staged.keys.insert(*ident, entry.key);
+                    staged.types.insert(entry.key, entry.value_type);
+                    // The first reading of a series in an epoch tells the lake of it again.
+                    if self.dictionary.seen_in(entry.key) != Some(self.current.ordinal)
+                        && let Some(entry) = self.dictionary.snapshot(entry.key)
+                    {
+                        staged.series.insert(entry.key, entry);
+                    }
+                }
+                None => {
+                    unknown.insert(ident);
+                }
+            }
+        }
+        let fresh = staged.per_source.entry(&facts.name).or_default();
+        if !unknown.is_empty()
+            && self.dictionary.count_of(&facts.name) + *fresh + unknown.len() > facts.max_series
+        {
+            staged.refused.push(too_many(message, facts));
+            return Ok(());
+        }
+        *fresh += unknown.len();
+        for (reading, ident) in message.readings.iter().zip(idents) {
+            let key = match staged.keys.get(&ident) {
+                Some(key) => *key,
+                None => {
+                    let key = self.dictionary.next_key() + staged.new.len() as u32;
+                    staged.keys.insert(ident, key);
+                    staged.types.insert(key, reading.value.type_name());
+                    staged.series.insert(key, new_series(key, reading, facts));
+                    staged.new.push(key);
+                    key
+                }
+            };
+            let before = staged.types.get(&key).copied().unwrap_or(reading.value.type_name());
+            let kind = widen(before, &reading.value);
+            if kind != before {
+                staged.types.insert(key, kind);
+                if !staged.series.contains_key(&key)
+                    && let Some(entry) = self.dictionary.snapshot(key)
+                {
+                    staged.series.insert(key, entry);
+                }
+            }
+            if let Some(entry) = staged.series.get_mut(&key) {
+                entry.value_type = kind;
+                entry.first_ts = entry.first_ts.min(reading.ts);
+                entry.last_ts = entry.last_ts.max(reading.ts);
+            }
+            staged.rows.push(Row {
+                seq: self.next_seq + staged.rows.len() as u64,
+                ts: reading.ts,
+                received_at: message.received_at,
+                series: key,
+                value: reading.value.clone(),
+                quality: reading.quality,
+                row_tags: (!reading.row_tags.is_empty()).then(|| reading.row_tags.clone().into()),
+            });
+        }
+        Ok(())
+    }
+
+    /// Calls `f` for each row with `from <= ts < to` of the retained batches, sealed or not, in the order of seqs.
+    pub fn scan(
+        &mut self,
+        from: Timestamp,
+        to: Timestamp,
+        mut f: impl FnMut(&Row),
+    ) -> Result<(), BufferError> {
+        let chunks = self.spans.overlapping(from, to);
+        self.guarded(|b| {
+            let sql = format!(
+                "SELECT {STORED_COLUMNS} FROM batch
+                 WHERE id BETWEEN ?1 AND ?2 AND rows > 0 AND max_ts >= ?3 AND min_ts < ?4 ORDER BY id"
+            );
+            let mut select = b.sql.prepare_cached(&sql)?;
+            for (first, last) in chunks {
+                let mut found = select.query(params![first, last, from.0, to.0])?;
+                while let Some(row) = found.next()? {
+                    for row in b.kept_rows(&Stored::read(row)?)? {
+                        if row.ts >= from && row.ts < to {
+                            f(&row);
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `f` for each retained batch with an id above `after`, oldest first, with its rows: the journal as the
+    /// window stage reads it after a restart.
+    pub fn scan_after(
+        &mut self,
+        after: i64,
+        mut f: impl FnMut(&BatchSpan, &[Row]),
+    ) -> Result<(), BufferError> {
+        self.guarded(|b| {
+            let sql = format!("SELECT {STORED_COLUMNS} FROM batch WHERE id > ?1 AND rows > 0 ORDER BY id");
+            let mut select = b.sql.prepare_cached(&sql)?;
+            let mut found = select.query([after])?;
+            while let Some(row) = found.next()? {
+                let stored = Stored::read(row)?;
+                f(&stored.span, &b.kept_rows(&stored)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// The redelivery memories of batches committed at or after `since`, oldest first.
+    pub fn memories(&mut self, since: Timestamp) -> Result<Vec<Vec<u8>>, BufferError> {
+        self.guarded(|b| {
+            let sql = "SELECT memory FROM batch WHERE committed_at >= ?1 AND length(memory) > 0 ORDER BY id";
+            let mut select = b.sql.prepare_cached(sql)?;
+            let found = select.query_map([since.0], |r| r.get(0))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The rows of a batch that this batch still stands for: those that another epoch took over stand there.
+    fn kept_rows(&self, stored: &Stored) -> Result<Vec<Row>, BufferError> {
+        let mut rows = stored.rows()?;
+        let moved = Mark::load(&self.sql, stored.span.id, stored.span.rows)?.moved;
+        if !moved.is_empty() {
+            let mut at = 0..;
+            rows.retain(|_| at.next().is_some_and(|i| !moved.contains(i)));
+        }
+        Ok(rows)
+    }
+}
+
+fn new_series(key: u32, reading: &Reading, facts: &SourceFacts) -> SeriesEntry {
+    SeriesEntry {
+        key,
+        id: tributary_contract::series::SeriesId::of(&reading.device, &reading.metric, &reading.tags),
+        namespace: facts.namespace.clone(),
+        source: facts.name.clone(),
+        device: reading.device.clone(),
+        metric: reading.metric.clone(),
+        tags: reading.tags.clone(),
+        unit: reading.unit.clone(),
+        value_type: reading.value.type_name(),
+        first_ts: reading.ts,
+        last_ts: reading.ts,
+    }
+}
+
+fn too_many(message: &Accepted, facts: &SourceFacts) -> Rejected {
+    let first = message.readings.first().map(|r| format!("{}/{}", r.device, r.metric)).unwrap_or_default();
+    Rejected {
+        source: message.source,
+        received_at: message.received_at,
+        topic: String::new(),
+        reason: RejectReason::TooManySeries,
+        detail: format!(
+            "source {} has its limit of {} series, and {first} or another of the message would be new: raise limits.series, \
+             or drop what makes names without end",
+            facts.name, facts.max_series
+        ),
+        size: 0,
+        payload: Vec::new(),
+    }
+}

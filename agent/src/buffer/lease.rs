@@ -1,0 +1,180 @@
+//! The lease: what a second small file remembers, so that no seq and no number is used twice whatever the database lost.
+//!
+//! Lines of text, each behind the CRC-32 of the rest of it. The first names gateway, epoch and ordinal; `lease` says
+//! below which seq and number everything may be in use, `segment` a segment about to appear, `clean` where to go on
+//! after a clean stop. A last line without its end was being written when power went and is ignored; anything else
+//! that is wrong makes the whole file unbelievable.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use tributary_contract::digest::Digest;
+use tributary_contract::id::{Epoch, GatewayId};
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Whose buffer.
+    pub gateway: GatewayId,
+    /// Current epoch.
+    pub epoch: Epoch,
+    /// How many epochs were before it.
+    pub ordinal: u32,
+    /// Every seq in use is below.
+    pub seq_end: u64,
+    /// Every number in use is below.
+    pub number_end: u64,
+    /// Segments that were about to appear, by epoch and number.
+    pub segments: BTreeMap<(Epoch, u64), Digest>,
+    /// After a clean stop: the next seq and number.
+    pub clean: Option<(u64, u64)>,
+}
+
+/// Why a lease can't be believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("lease can't be read: line {line}: {why}")]
+pub struct LeaseError {
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub why: &'static str,
+}
+
+impl Lease {
+    /// A lease of a new epoch in which nothing is in use.
+    pub const fn new(gateway: GatewayId, epoch: Epoch, ordinal: u32) -> Self {
+        Self { gateway, epoch, ordinal, seq_end: 1, number_end: 1, segments: BTreeMap::new(), clean: None }
+    }
+
+    /// The whole file.
+    pub fn to_text(&self) -> String {
+        let mut out =
+            line(format_args!("tributary-lease 1 {} {} {}", self.gateway, self.epoch, self.ordinal));
+        out += &lease_line(self.seq_end, self.number_end);
+        for ((epoch, number), digest) in &self.segments {
+            out += &segment_line(*epoch, *number, *digest);
+        }
+        if let Some((seq, number)) = self.clean {
+            out += &clean_line(seq, number);
+        }
+        out
+    }
+
+    /// Reads the file's bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeaseError> {
+        let mut lease: Option<Lease> = None;
+        for (i, raw) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+            let wrong = |why| LeaseError { line: i + 1, why };
+            let Some(raw) = raw.strip_suffix(b"\n") else { break };
+            let text = str::from_utf8(raw).map_err(|_| wrong("it isn't text"))?;
+            let (sum, content) = text.split_once(' ').ok_or(wrong("it has no checksum"))?;
+            if sum != format!("{:08x}", crc32fast::hash(content.as_bytes())) {
+                return Err(wrong("its checksum is wrong"));
+            }
+            let words: Vec<&str> = content.split(' ').collect();
+            match (&mut lease, words.as_slice()) {
+                (None, ["tributary-lease", "1", gateway, epoch, ordinal]) => {
+                    let gateway = gateway.parse().map_err(|_| wrong("its gateway is none"))?;
+                    let epoch = epoch.parse().map_err(|_| wrong("its epoch is none"))?;
+                    let ordinal = ordinal.parse().map_err(|_| wrong("its ordinal is no number"))?;
+                    lease = Some(Self::new(gateway, epoch, ordinal));
+                }
+                (Some(lease), ["lease", seq, number]) => {
+                    let (seq, number) = pair(seq, number).ok_or(wrong("its ends are no numbers"))?;
+                    lease.seq_end = lease.seq_end.max(seq);
+                    lease.number_end = lease.number_end.max(number);
+                    lease.clean = None;
+                }
+                (Some(lease), ["segment", epoch, number, digest]) => {
+                    let epoch = epoch.parse().map_err(|_| wrong("its epoch is none"))?;
+                    let number = number.parse().map_err(|_| wrong("its number is none"))?;
+                    let digest = digest.parse().map_err(|_| wrong("its digest is none"))?;
+                    lease.segments.insert((epoch, number), digest);
+                    lease.clean = None;
+                }
+                (Some(lease), ["clean", seq, number]) => {
+                    lease.clean = Some(pair(seq, number).ok_or(wrong("its ends are no numbers"))?);
+                }
+                _ => return Err(wrong("it is of no known kind")),
+            }
+        }
+        lease.ok_or(LeaseError { line: 1, why: "there is none" })
+    }
+}
+
+fn pair(a: &str, b: &str) -> Option<(u64, u64)> {
+    Some((a.parse().ok()?, b.parse().ok()?))
+}
+
+fn line(content: std::fmt::Arguments<'_>) -> String {
+    let content = content.to_string();
+    let mut out = String::with_capacity(content.len() + 10);
+    // Writing to a String can't fail.
+    let _ = writeln!(out, "{:08x} {content}", crc32fast::hash(content.as_bytes()));
+    out
+}
+
+/// The line that leases everything below `seq_end` and `number_end`.
+pub fn lease_line(seq_end: u64, number_end: u64) -> String {
+    line(format_args!("lease {seq_end} {number_end}"))
+}
+
+/// The line that names a segment before it appears.
+pub fn segment_line(epoch: Epoch, number: u64, digest: Digest) -> String {
+    line(format_args!("segment {epoch} {number} {digest}"))
+}
+
+/// The line of a clean stop.
+pub fn clean_line(next_seq: u64, next_number: u64) -> String {
+    line(format_args!("clean {next_seq} {next_number}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Lease {
+        let mut lease = Lease::new(GatewayId::new("gw-1").unwrap(), Epoch(7), 2);
+        (lease.seq_end, lease.number_end) = (2000, 17);
+        lease.segments.insert((Epoch(3), 4), Digest::of(b"a"));
+        lease.segments.insert((Epoch(7), 5), Digest::of(b"b"));
+        lease
+    }
+
+    #[test]
+    fn a_lease_reads_back_and_a_clean_stop_counts_only_as_its_last_line() {
+        let mut lease = sample();
+        lease.clean = Some((1500, 6));
+        let text = lease.to_text();
+        assert_eq!(Lease::parse(text.as_bytes()), Ok(lease.clone()));
+        let more = text + &segment_line(Epoch(7), 6, Digest::of(b"c"));
+        assert_eq!(Lease::parse(more.as_bytes()).unwrap().clean, None);
+    }
+
+    #[test]
+    fn a_last_line_cut_anywhere_is_as_if_it_was_never_written() {
+        let text = sample().to_text();
+        let added = segment_line(Epoch(7), 6, Digest::of(b"c"));
+        for cut in 0..added.len() {
+            let torn = text.clone() + &added[..cut];
+            assert_eq!(Lease::parse(torn.as_bytes()), Ok(sample()), "{cut}");
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_but_in_the_last_line_end_is_noticed() {
+        let text = sample().to_text().into_bytes();
+        for at in 0..text.len() - 1 {
+            for bit in 0..8 {
+                let mut damaged = text.clone();
+                damaged[at] ^= 1 << bit;
+                assert_ne!(Lease::parse(&damaged), Ok(sample()), "{at} {bit}");
+                // A flip may tear a line in two or join two, but never yields a lower end that is believed.
+                if let Ok(read) = Lease::parse(&damaged) {
+                    panic!("byte {at} bit {bit} went unnoticed: {read:?}");
+                }
+            }
+        }
+        assert!(Lease::parse(b"").is_err());
+    }
+}

@@ -1,0 +1,400 @@
+//! Sealing: rows are picked, a number is given, and file, lease and one transaction make the segment. Edge: SQLite, files.
+
+use rusqlite::{Connection, params};
+use tributary_contract::counters::Counters;
+use tributary_contract::digest::Digest;
+use tributary_contract::id::{Epoch, Namespace, Number};
+use tributary_contract::key::SegmentKey;
+use tributary_contract::manifest::{ClosedEpoch, Link, Manifest};
+use tributary_contract::range::Ranges;
+use tributary_contract::time::{Day, Timestamp};
+
+use super::bits::RowSet;
+use super::entry::Progress;
+use super::error::BufferError;
+use super::journal::{Mark, Stored, load_batch};
+use super::row::{Row, SeriesEntry};
+use super::waiting::ToSeal;
+use super::{Buffer, EpochBook, int, sqlite};
+
+/// A segment about to be encoded: what its manifest says of the buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sealing {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its number.
+    pub number: Number,
+    /// The segment sealed before it in this epoch.
+    pub previous: Option<Link>,
+    /// Numbers of this epoch that will never come.
+    pub void: Ranges,
+    /// Numbers without receipt, this one included.
+    pub outstanding: Ranges,
+    /// Older epochs.
+    pub closed: Vec<ClosedEpoch>,
+    /// Counters before this segment: add its rows to `sealed` if it holds readings.
+    pub counters: Counters,
+}
+
+/// What a segment holds, by what the buffer finds it again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Contents {
+    /// Rows of the journal, all of one namespace and day.
+    Readings {
+        /// Owner of the data.
+        namespace: Namespace,
+        /// Day of the event times.
+        day: Day,
+        /// Which rows.
+        picked: Vec<Picked>,
+    },
+    /// What the window stage decided, encoded by it, with the latest end of a window in it.
+    Aggregates {
+        /// The decisions.
+        decisions: Vec<u8>,
+        /// For [`Buffer::forget_decisions`].
+        newest: Timestamp,
+    },
+    /// Keys of the dictionary.
+    Series(Vec<u32>),
+    /// Ids of gaps.
+    Gaps(Vec<String>),
+    /// Ids of rejects.
+    Rejects(Vec<i64>),
+}
+
+/// Rows of one batch that go into a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picked {
+    pub(super) batch: i64,
+    pub(super) rows: RowSet,
+}
+
+/// Rows taken for a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// The rows, in the order of their seqs.
+    pub rows: Vec<Row>,
+    /// For [`Buffer::finish_seal`].
+    pub contents: Contents,
+}
+
+impl Buffer {
+    /// What waits, per namespace and day.
+    pub fn rows_to_seal(&self) -> Vec<ToSeal> {
+        self.waiting.summary()
+    }
+
+    /// Picks waiting rows of a namespace and day, whole batches, oldest first, until a limit would be passed (the first
+    /// batch always; bytes as estimated for the segment). None if nothing waits. Read them with [`Buffer::each_row`].
+    pub fn pick_rows(
+        &mut self,
+        namespace: &Namespace,
+        day: Day,
+        max_rows: u64,
+        max_bytes: u64,
+    ) -> Result<Option<Contents>, BufferError> {
+        self.guarded(|b| {
+            let mut picked = Vec::new();
+            for batch in b.waiting.pick(namespace, day, max_rows, max_bytes) {
+                let stored = load_batch(&b.sql, batch)?;
+                let taken = Mark::load(&b.sql, batch, stored.span.rows)?.taken();
+                let fits = |row: &Row| {
+                    row.ts.day() == day
+                        && b.dictionary.get(row.series).is_some_and(|e| e.namespace == *namespace)
+                };
+                let rows: RowSet = (0u32..)
+                    .zip(&stored.rows()?)
+                    .filter(|(i, row)| !taken.contains(*i) && fits(row))
+                    .map(|(i, _)| i)
+                    .collect();
+                if !rows.is_empty() {
+                    picked.push(Picked { batch, rows });
+                }
+            }
+            let contents = Contents::Readings { namespace: namespace.clone(), day, picked };
+            Ok((contents.rows() > 0).then_some(contents))
+        })
+    }
+
+    /// Calls `f` for each row that `contents` picked, in the order of seqs, decoding one batch at a time.
+    pub fn each_row(&mut self, contents: &Contents, mut f: impl FnMut(Row)) -> Result<(), BufferError> {
+        let Contents::Readings { picked, .. } = contents else { return Ok(()) };
+        self.guarded(|b| {
+            for Picked { batch, rows } in picked {
+                let all = load_batch(&b.sql, *batch)?.rows()?;
+                (0u32..).zip(all).filter(|(i, _)| rows.contains(*i)).for_each(|(_, row)| f(row));
+            }
+            Ok(())
+        })
+    }
+
+    /// [`Buffer::pick_rows`] and [`Buffer::each_row`] at once, for few rows.
+    pub fn take_rows(
+        &mut self,
+        namespace: &Namespace,
+        day: Day,
+        max_rows: u64,
+        max_bytes: u64,
+    ) -> Result<Option<Taken>, BufferError> {
+        let Some(contents) = self.pick_rows(namespace, day, max_rows, max_bytes)? else { return Ok(None) };
+        let mut rows = Vec::new();
+        self.each_row(&contents, |row| rows.push(row))?;
+        Ok(Some(Taken { rows, contents }))
+    }
+
+    /// Series that the lake isn't told of in this epoch.
+    pub fn series_to_seal(&mut self) -> Vec<SeriesEntry> {
+        self.dictionary.offer()
+    }
+
+    /// Gives the next number and what the manifest says of the buffer. Without [`Buffer::finish_seal`] nothing happened.
+    pub fn begin_seal(&mut self) -> Result<Sealing, BufferError> {
+        self.guarded(|b| {
+            if !b.settled {
+                return Err(BufferError::ReadingBack(b.pending.len()));
+            }
+            let number = Number::new(b.next_number)?;
+            let mut outstanding = b.outstanding()?;
+            outstanding.insert(number.get());
+            let previous = |c: &EpochBook| {
+                Some(Link { number: Number::new(c.last_number).ok()?, digest: c.last_digest? })
+            };
+            Ok(Sealing {
+                epoch: b.current.epoch,
+                number,
+                previous: previous(&b.current),
+                void: b.current.void.clone(),
+                outstanding,
+                closed: b.older.values().map(EpochBook::closed).collect(),
+                counters: b.current.books.counters,
+            })
+        })
+    }
+
+    /// Makes the segment durable: temporary file, sync, lease line, sync, rename, sync of the folder, then one
+    /// transaction. `key` and `manifest` must be those of `sealing`.
+    pub fn finish_seal(
+        &mut self,
+        sealing: &Sealing,
+        key: &SegmentKey,
+        bytes: &[u8],
+        manifest: &Manifest,
+        contents: &Contents,
+    ) -> Result<Digest, BufferError> {
+        self.guarded(|b| b.finish_seal_now(sealing, key, bytes, manifest, contents))
+    }
+
+    fn finish_seal_now(
+        &mut self,
+        sealing: &Sealing,
+        key: &SegmentKey,
+        bytes: &[u8],
+        manifest: &Manifest,
+        contents: &Contents,
+    ) -> Result<Digest, BufferError> {
+        let number = sealing.number.get();
+        if sealing.epoch != self.current.epoch || number != self.next_number || !self.settled {
+            return Err(BufferError::StaleSealing(number));
+        }
+        let expected = tributary_contract::id::SegmentId {
+            gateway: self.gateway.clone(),
+            epoch: sealing.epoch,
+            number: sealing.number,
+        };
+        if key.id != expected {
+            return Err(BufferError::WrongKey { key: key.id.to_string(), expected: expected.to_string() });
+        }
+        if manifest.agrees_with(key).is_err() || contents.rows_if_known().is_some_and(|n| n != manifest.rows)
+        {
+            return Err(BufferError::WrongManifest {
+                got: format!("{} with {} rows", manifest.id(), manifest.rows),
+                expected: format!("{expected} with {} rows", contents.rows()),
+            });
+        }
+        let marks = self.marks_after(contents)?;
+        let digest = Digest::of(bytes);
+        let mut book = self.current.clone();
+        book.books.counters.readings.sealed += contents.rows();
+        book.books.segments_sealed += 1;
+        (book.last_number, book.last_digest) = (number, Some(digest));
+        book.books.counters.check()?;
+
+        let path = self.files.segment(sealing.epoch, sealing.number);
+        self.files.hit("seal: before the file")?;
+        self.files.prepare(&path, bytes)?;
+        self.files.hit("seal: file written")?;
+        self.lease.name_segment(&self.files, sealing.epoch, number, digest)?;
+        self.files.appear(&path)?;
+        self.files.hit("seal: file renamed")?;
+        let ordinal = book.ordinal;
+        let told: Vec<SeriesEntry> = match contents {
+            Contents::Series(keys) => {
+                let same = keys.iter().filter(|key| self.dictionary.is_as_offered(**key));
+                same.filter_map(|key| self.dictionary.snapshot(*key)).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.transact(["seal: before the transaction", "seal: after the transaction"], |tx| {
+            let row = NewEntry { ordinal, number, key, digest, size: bytes.len() as u64, manifest };
+            row.insert(tx, &Progress::Sealed)?;
+            marks.iter().try_for_each(|(batch, mark)| mark.save(tx, *batch))?;
+            contents.record(tx, ordinal, number)?;
+            told.iter().try_for_each(|entry| tell(tx, entry, ordinal))?;
+            book.save(tx)
+        })?;
+        self.current = book;
+        self.next_number = number + 1;
+        told.iter().for_each(|entry| self.dictionary.told(entry.key));
+        if let Contents::Readings { namespace, day, picked } = contents {
+            picked.iter().for_each(|p| self.waiting.remove_part(namespace, *day, p.batch));
+        }
+        if self.lease.is_long() {
+            sqlite::checkpoint(&self.sql)?;
+            self.write_lease()?;
+        }
+        Ok(digest)
+    }
+
+    /// The marks of the batches as they are once `contents` is sealed; refused if a row isn't free any more.
+    fn marks_after(&self, contents: &Contents) -> Result<Vec<(i64, Mark)>, BufferError> {
+        let Contents::Readings { picked, .. } = contents else { return Ok(Vec::new()) };
+        let mut out = Vec::with_capacity(picked.len());
+        for Picked { batch, rows } in picked {
+            let stored: Stored = load_batch(&self.sql, *batch)?;
+            let mut mark = Mark::load(&self.sql, *batch, stored.span.rows)?;
+            if rows.meets(&mark.taken()) || stored.span.epoch != self.current.ordinal {
+                return Err(BufferError::RowsTaken(*batch));
+            }
+            mark.sealed.union(rows);
+            out.push((*batch, mark));
+        }
+        Ok(out)
+    }
+
+    /// Drops decisions of windows that all ended before `before`.
+    pub fn forget_decisions(&mut self, before: Timestamp) -> Result<(), BufferError> {
+        self.guarded(|b| {
+            b.transact(["decisions: before", "decisions: after"], |tx| {
+                tx.prepare_cached("DELETE FROM decision WHERE newest < ?1")?.execute([before.0])?;
+                Ok(())
+            })
+        })
+    }
+
+    /// All kept decisions in the order in which they were taken; those whose segment was superseded are left out.
+    pub fn decisions(&mut self) -> Result<Vec<Vec<u8>>, BufferError> {
+        self.guarded(|b| {
+            let mut select = b.sql.prepare_cached(
+                "SELECT decisions FROM decision WHERE superseded = 0 ORDER BY epoch, number",
+            )?;
+            let found = select.query_map([], |r| r.get(0))?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+}
+
+impl Contents {
+    /// How many readings it holds; none of the other tables' rows count.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Self::Readings { picked, .. } => picked.iter().map(|p| u64::from(p.rows.len())).sum(),
+            Self::Aggregates { .. } | Self::Series(_) | Self::Gaps(_) | Self::Rejects(_) => 0,
+        }
+    }
+
+    fn rows_if_known(&self) -> Option<u64> {
+        match self {
+            Self::Readings { .. } => Some(self.rows()),
+            Self::Aggregates { .. } => None,
+            Self::Series(keys) => Some(keys.len() as u64),
+            Self::Gaps(ids) => Some(ids.len() as u64),
+            Self::Rejects(ids) => Some(ids.len() as u64),
+        }
+    }
+
+    /// Notes what the segment holds; the marks of readings apart.
+    pub(super) fn record(&self, tx: &Connection, ordinal: u32, number: u64) -> Result<(), BufferError> {
+        match self {
+            Self::Readings { picked, .. } => record_rows(tx, ordinal, number, picked),
+            Self::Aggregates { decisions, newest } => {
+                let sql = "INSERT INTO decision (epoch, number, newest, decisions) VALUES (?1, ?2, ?3, ?4)
+                           ON CONFLICT (epoch, number) DO NOTHING";
+                tx.prepare_cached(sql)?.execute(params![ordinal, int(number), newest.0, decisions])?;
+                Ok(())
+            }
+            // What the lake was told of is written beside this, because the dictionary decides which that is.
+            Self::Series(_) => Ok(()),
+            Self::Gaps(ids) => {
+                let sql = "UPDATE gap SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
+                let mut update = tx.prepare_cached(sql)?;
+                ids.iter()
+                    .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;
+                Ok(())
+            }
+            Self::Rejects(ids) => {
+                let sql = "UPDATE reject SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
+                let mut update = tx.prepare_cached(sql)?;
+                ids.iter()
+                    .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;
+                Ok(())
+            }
+        }
+    }
+}
+
+pub(super) fn record_rows(
+    tx: &Connection,
+    ordinal: u32,
+    number: u64,
+    picked: &[Picked],
+) -> Result<(), BufferError> {
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO segment_rows (epoch, number, batch, rows) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+    )?;
+    for Picked { batch, rows } in picked {
+        insert.execute(params![ordinal, int(number), batch, rows.encode()])?;
+    }
+    Ok(())
+}
+
+/// Notes that the lake was told of a series.
+pub(super) fn tell(tx: &Connection, entry: &SeriesEntry, ordinal: u32) -> Result<(), BufferError> {
+    tx.prepare_cached("UPDATE series SET sealed_in = ?1, first_ts = ?2, last_ts = ?3 WHERE key = ?4")?
+        .execute(params![ordinal, entry.first_ts.0, entry.last_ts.0, entry.key])?;
+    Ok(())
+}
+
+/// A row of the outbox to be written.
+pub(super) struct NewEntry<'a> {
+    pub ordinal: u32,
+    pub number: u64,
+    pub key: &'a SegmentKey,
+    pub digest: Digest,
+    pub size: u64,
+    pub manifest: &'a Manifest,
+}
+
+impl NewEntry<'_> {
+    pub(super) fn insert(&self, tx: &Connection, progress: &Progress) -> Result<(), BufferError> {
+        tx.prepare_cached(
+            "INSERT INTO outbox (epoch, number, namespace, tbl, day, digest, size, rows, min_ts, state, progress,
+                                 attempts, next_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, 0)",
+        )?
+        .execute(params![
+            self.ordinal,
+            int(self.number),
+            self.key.namespace.as_str(),
+            self.key.table.name(),
+            self.key.day.to_string(),
+            self.digest.to_string(),
+            int(self.size),
+            int(self.manifest.rows),
+            self.manifest.min_ts.0,
+            progress.name(),
+            super::outbox::to_json(progress)?,
+        ])?;
+        Ok(())
+    }
+}
