@@ -164,6 +164,16 @@ pub enum OpenError {
     Buffer(#[from] BufferError),
 }
 
+impl OpenError {
+    /// Whether waiting may mend it: a disk comes back, another agent's buffer doesn't become ours.
+    pub const fn may_mend(&self) -> bool {
+        match self {
+            Self::Buffer(_) => true,
+            Self::Locked { .. } | Self::Newer { .. } | Self::Foreign { .. } => false,
+        }
+    }
+}
+
 /// Wraps an I/O error with what was tried.
 pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> BufferError {
     let what = what.into();

@@ -46,7 +46,7 @@ pub struct SourceFacts {
 }
 
 /// What an append stored.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Default, Debug, Clone, PartialEq)]
 pub struct Appended {
     /// The batch; none if there was nothing to store.
     pub batch: Option<BatchSpan>,

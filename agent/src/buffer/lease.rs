@@ -9,7 +9,30 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use tributary_contract::digest::Digest;
-use tributary_contract::id::{Epoch, GatewayId};
+use tributary_contract::id::{Epoch, GatewayId, Namespace};
+use tributary_contract::manifest::Manifest;
+use tributary_contract::table::Table;
+use tributary_contract::time::Day;
+
+/// A segment that was about to appear: enough to recognise its bytes and to find its object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Owner of its rows.
+    pub namespace: Namespace,
+    /// Table of its rows.
+    pub table: Table,
+    /// Day of its rows.
+    pub day: Day,
+}
+
+impl Named {
+    /// What the lease keeps of a segment.
+    pub fn of(manifest: &Manifest, digest: Digest) -> Self {
+        Self { digest, namespace: manifest.namespace.clone(), table: manifest.table, day: manifest.day }
+    }
+}
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +48,7 @@ pub struct Lease {
     /// Every number in use is below.
     pub number_end: u64,
     /// Segments that were about to appear, by epoch and number.
-    pub segments: BTreeMap<(Epoch, u64), Digest>,
+    pub segments: BTreeMap<(Epoch, u64), Named>,
     /// After a clean stop: the next seq and number.
     pub clean: Option<(u64, u64)>,
 }
@@ -51,8 +74,8 @@ impl Lease {
         let mut out =
             line(format_args!("tributary-lease 1 {} {} {}", self.gateway, self.epoch, self.ordinal));
         out += &lease_line(self.seq_end, self.number_end);
-        for ((epoch, number), digest) in &self.segments {
-            out += &segment_line(*epoch, *number, *digest);
+        for ((epoch, number), named) in &self.segments {
+            out += &segment_line(*epoch, *number, named);
         }
         if let Some((seq, number)) = self.clean {
             out += &clean_line(seq, number);
@@ -85,11 +108,14 @@ impl Lease {
                     lease.number_end = lease.number_end.max(number);
                     lease.clean = None;
                 }
-                (Some(lease), ["segment", epoch, number, digest]) => {
+                (Some(lease), ["segment", epoch, number, digest, namespace, table, day]) => {
                     let epoch = epoch.parse().map_err(|_| wrong("its epoch is none"))?;
                     let number = number.parse().map_err(|_| wrong("its number is none"))?;
                     let digest = digest.parse().map_err(|_| wrong("its digest is none"))?;
-                    lease.segments.insert((epoch, number), digest);
+                    let namespace = namespace.parse().map_err(|_| wrong("its namespace is none"))?;
+                    let table = table.parse().map_err(|_| wrong("its table is none"))?;
+                    let day = day.parse().map_err(|_| wrong("its day is none"))?;
+                    lease.segments.insert((epoch, number), Named { digest, namespace, table, day });
                     lease.clean = None;
                 }
                 (Some(lease), ["clean", seq, number]) => {
@@ -120,8 +146,9 @@ pub fn lease_line(seq_end: u64, number_end: u64) -> String {
 }
 
 /// The line that names a segment before it appears.
-pub fn segment_line(epoch: Epoch, number: u64, digest: Digest) -> String {
-    line(format_args!("segment {epoch} {number} {digest}"))
+pub fn segment_line(epoch: Epoch, number: u64, named: &Named) -> String {
+    let Named { digest, namespace, table, day } = named;
+    line(format_args!("segment {epoch} {number} {digest} {namespace} {table} {day}"))
 }
 
 /// The line of a clean stop.
@@ -133,11 +160,16 @@ pub fn clean_line(next_seq: u64, next_number: u64) -> String {
 mod tests {
     use super::*;
 
+    fn named(bytes: &[u8]) -> Named {
+        let (namespace, day) = (Namespace::default(), Day(16_801));
+        Named { digest: Digest::of(bytes), namespace, table: Table::Readings, day }
+    }
+
     fn sample() -> Lease {
         let mut lease = Lease::new(GatewayId::new("gw-1").unwrap(), Epoch(7), 2);
         (lease.seq_end, lease.number_end) = (2000, 17);
-        lease.segments.insert((Epoch(3), 4), Digest::of(b"a"));
-        lease.segments.insert((Epoch(7), 5), Digest::of(b"b"));
+        lease.segments.insert((Epoch(3), 4), named(b"a"));
+        lease.segments.insert((Epoch(7), 5), named(b"b"));
         lease
     }
 
@@ -147,14 +179,14 @@ mod tests {
         lease.clean = Some((1500, 6));
         let text = lease.to_text();
         assert_eq!(Lease::parse(text.as_bytes()), Ok(lease.clone()));
-        let more = text + &segment_line(Epoch(7), 6, Digest::of(b"c"));
+        let more = text + &segment_line(Epoch(7), 6, &named(b"c"));
         assert_eq!(Lease::parse(more.as_bytes()).unwrap().clean, None);
     }
 
     #[test]
     fn a_last_line_cut_anywhere_is_as_if_it_was_never_written() {
         let text = sample().to_text();
-        let added = segment_line(Epoch(7), 6, Digest::of(b"c"));
+        let added = segment_line(Epoch(7), 6, &named(b"c"));
         for cut in 0..added.len() {
             let torn = text.clone() + &added[..cut];
             assert_eq!(Lease::parse(torn.as_bytes()), Ok(sample()), "{cut}");

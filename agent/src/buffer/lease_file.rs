@@ -74,7 +74,7 @@ impl LeaseFile {
         files: &Files,
         epoch: Epoch,
         number: u64,
-        digest: Digest,
+        named: Named,
     ) -> Result<(), BufferError> {
         let mut text = String::new();
         let mut end = self.now.number_end;
@@ -82,10 +82,10 @@ impl LeaseFile {
             end = number.saturating_add(NUMBER_BLOCK);
             text = lease::lease_line(self.now.seq_end, end);
         }
-        text += &lease::segment_line(epoch, number, digest);
+        text += &lease::segment_line(epoch, number, &named);
         self.append(files, &text)?;
         self.now.number_end = end;
-        self.now.segments.insert((epoch, number), digest);
+        self.now.segments.insert((epoch, number), named);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ mod bits;
 mod block;
 mod books;
 mod dictionary;
-mod entry;
+pub mod entry;
 mod epoch;
 mod error;
 mod faults;
@@ -67,7 +67,7 @@ pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
 pub use row::{BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 pub use seal::{Contents, Picked, Sealing, Taken};
-pub use stats::{SegmentCount, Stats};
+pub use stats::{EpochEnd, SegmentCount, Stats};
 pub use thread::{BufferThread, ThreadError};
 pub use waiting::ToSeal;
 

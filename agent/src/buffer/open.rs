@@ -214,8 +214,16 @@ impl Buffer {
             {
                 return;
             }
-            let digest = lease.segments.get(&(epoch, number)).copied();
-            pending.entry((epoch, number)).or_insert(ReadbackItem { epoch, number: name, digest, file });
+            let named = lease.segments.get(&(epoch, number));
+            let id = SegmentId { gateway: lease.gateway.clone(), epoch, number: name };
+            let key = named.map(|n| SegmentKey {
+                id,
+                namespace: n.namespace.clone(),
+                table: n.table,
+                day: n.day,
+            });
+            let digest = named.map(|n| n.digest);
+            pending.entry((epoch, number)).or_insert(ReadbackItem { epoch, number: name, digest, key, file });
         };
         for file in found {
             add(file.epoch, file.number.get(), Some(file.path));
@@ -237,6 +245,7 @@ impl Buffer {
                         epoch: lease.epoch,
                         number: name,
                         digest: None,
+                        key: None,
                         file: None,
                     });
                 }

@@ -27,6 +27,8 @@ pub struct ReadbackItem {
     pub number: Number,
     /// The digest that the lease vouches for, if it does.
     pub digest: Option<Digest>,
+    /// Its name in the bucket, if the lease has it: without a file, that is where to look.
+    pub key: Option<SegmentKey>,
     /// Its file, if the folder has it; else look in the bucket.
     pub file: Option<PathBuf>,
 }

@@ -224,7 +224,7 @@ impl Buffer {
         self.files.hit("seal: before the file")?;
         self.files.prepare(&path, bytes)?;
         self.files.hit("seal: file written")?;
-        self.lease.name_segment(&self.files, sealing.epoch, number, digest)?;
+        self.lease.name_segment(&self.files, sealing.epoch, number, Named::of(manifest, digest))?;
         self.files.appear(&path)?;
         self.files.hit("seal: file renamed")?;
         let ordinal = book.ordinal;

@@ -61,7 +61,24 @@ pub struct SegmentCount {
     pub bytes: u64,
 }
 
+/// How far one epoch of this buffer got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Highest number sealed in it; 0 if none.
+    pub last: u64,
+    /// Numbers that will never come.
+    pub void: Ranges,
+}
+
 impl Buffer {
+    /// All epochs of this buffer, the current one last.
+    pub fn epochs(&self) -> Vec<EpochEnd> {
+        let books = self.older.values().chain([&self.current]);
+        books.map(|b| EpochEnd { epoch: b.epoch, last: b.last_number, void: b.void.clone() }).collect()
+    }
+
     /// Facts for status and budgets.
     pub fn stats(&mut self) -> Result<Stats, BufferError> {
         self.guarded(|b| {
