@@ -4,12 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use tributary_contract::digest::Digest;
 use tributary_contract::id::Epoch;
 
 use super::error::{BufferError, io};
 use super::files::Files;
-use super::lease::{self, Lease};
+use super::lease::{self, Lease, Named};
 
 /// Seqs leased at a time: a sync more per so many readings.
 pub const SEQ_BLOCK: u64 = 1 << 20;

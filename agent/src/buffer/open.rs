@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
-use tributary_contract::id::{Epoch, Number};
+use tributary_contract::id::{Epoch, Number, SegmentId};
+use tributary_contract::key::SegmentKey;
 
 use super::dictionary::Dictionary;
 use super::error::{BufferError, OpenError};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rusqlite::{Connection, params};
 use tributary_contract::digest::Digest;
 use tributary_contract::id::{Epoch, Number};
+use tributary_contract::key::SegmentKey;
 use tributary_contract::manifest::Manifest;
 use tributary_contract::series::SeriesId;
 use tributary_contract::time::Timestamp;

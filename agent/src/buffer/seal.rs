@@ -13,6 +13,7 @@ use super::bits::RowSet;
 use super::entry::Progress;
 use super::error::BufferError;
 use super::journal::{Mark, Stored, load_batch};
+use super::lease::Named;
 use super::row::{Row, SeriesEntry};
 use super::waiting::ToSeal;
 use super::{Buffer, EpochBook, int, sqlite};
