@@ -265,3 +265,4 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
