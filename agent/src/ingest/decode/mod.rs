@@ -265,4 +265,3 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests;
-#[cfg(test)]

@@ -11,8 +11,18 @@ const EARLIEST: i64 = -62_167_219_200_000_000;
 const LATEST: i64 = 253_402_207_200_999_999;
 
 /// Names under which `auto` looks for the payload's own time, compared without regard to case.
-pub const WELL_KNOWN: [&str; 10] =
-    ["ts", "_ts", "time", "_time", "timestamp", "datetime", "date_time", "event_time", "measured_at", "epoch"];
+pub const WELL_KNOWN: [&str; 10] = [
+    "ts",
+    "_ts",
+    "time",
+    "_time",
+    "timestamp",
+    "datetime",
+    "date_time",
+    "event_time",
+    "measured_at",
+    "epoch",
+];
 
 /// Whether `name` is one of [`WELL_KNOWN`].
 pub fn is_well_known(name: &str) -> bool {
