@@ -11,7 +11,7 @@ pub fn is_document(payload: &[u8]) -> bool {
 
 /// Adds names from the topic, used where neither named levels nor the payload say more.
 ///
-/// A document's leaves name their metrics, so its whole topic is the device. For a single value the last level is the
+/// A document's leaves name their metrics, so its whole topic is the device, unless the document names one. For a single value the last level is the
 /// metric and the levels before it the device; with one level alone, that is the device and the metric is `value`.
 pub(super) fn name(topic: &str, captures: &Captures<'_>, names: Names, payload: &[u8]) -> Names {
     let last = topic.rsplit('/').next().unwrap_or(topic);

@@ -14,6 +14,9 @@ use crate::reading::Value;
 /// Values a document may hold for each reading that it may hold: names, units, times and nulls stand beside them.
 const VALUES_PER_READING: usize = 16;
 
+/// Names under which `auto` looks for the device at the top of a document, compared without regard to case.
+const WELL_KNOWN_DEVICES: [&str; 5] = ["device_id", "deviceid", "device", "device_name", "devicename"];
+
 /// The paths that a source's settings name.
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
@@ -62,17 +65,17 @@ impl Fields {
     }
 }
 
-/// Reads `payload`. With `guess_time`, well-known names are looked at where no path of the time is set.
+/// Reads `payload`. With `guess`, well-known names say time and device where no path of it is set.
 pub(super) fn read(
     payload: &[u8],
     fields: &Fields,
     names: Names,
-    guess_time: bool,
+    guess: bool,
     limits: &Limits,
 ) -> Result<Vec<Found>, Reject> {
     let values = limits.readings.saturating_mul(VALUES_PER_READING);
     let document = json::parse(payload, Bounds { depth: limits.depth, values })?;
-    let mut reader = Reader { fields, names, guess_time, limits, found: Vec::new() };
+    let mut reader = Reader { fields, names, guess, limits, found: Vec::new() };
     match &document {
         Json::Array(elements) if elements.iter().any(|e| matches!(e, Json::Object(_))) => {
             for element in elements {
@@ -87,7 +90,7 @@ pub(super) fn read(
 struct Reader<'a> {
     fields: &'a Fields,
     names: Names,
-    guess_time: bool,
+    guess: bool,
     limits: &'a Limits,
     found: Vec<Found>,
 }
@@ -95,8 +98,8 @@ struct Reader<'a> {
 /// What all readings of one element share.
 struct Shared {
     ts: Option<Timestamp>,
-    /// Top-level key that a guess took as the time.
-    guessed: Option<String>,
+    /// Top-level keys that a guess took as time or device.
+    guessed: Vec<String>,
     device: Option<String>,
     metric: Option<String>,
     tags: Tags,
@@ -107,9 +110,17 @@ struct Shared {
 impl Reader<'_> {
     fn element(&mut self, element: &Json) -> Result<(), Reject> {
         let (ts, guessed) = self.time(element)?;
-        let device = match &self.names.device {
-            Some(said) => Some(said.clone()),
-            None => self.text("device", self.fields.device.as_ref(), element)?,
+        let mut guessed: Vec<String> = guessed.into_iter().collect();
+        let device = match (&self.names.device, &self.fields.device) {
+            (Some(said), _) => Some(said.clone()),
+            (None, None) if self.guess => match guess_device(element) {
+                Some((key, value)) => {
+                    guessed.push(key.into());
+                    Some(bounded("device", value.to_string(), self.limits)?)
+                }
+                None => None,
+            },
+            (None, path) => self.text("device", path.as_ref(), element)?,
         };
         let metric = match &self.names.metric {
             Some(said) => Some(said.clone()),
@@ -140,7 +151,7 @@ impl Reader<'_> {
                 },
             };
         }
-        if let (true, Json::Object(members)) = (self.guess_time, element) {
+        if let (true, Json::Object(members)) = (self.guess, element) {
             for (key, value) in members.iter().filter(|(key, _)| time::is_well_known(key)) {
                 match time::guess(value) {
                     time::Guess::Time(ts) => return Ok((Some(ts), Some(key.clone()))),
@@ -203,7 +214,7 @@ impl Reader<'_> {
             }
             Json::Object(members) => {
                 for (key, member) in members {
-                    if steps.is_empty() && shared.guessed.as_ref() == Some(key) {
+                    if steps.is_empty() && shared.guessed.contains(key) {
                         continue;
                     }
                     steps.push(Step::Key(key.clone()));
@@ -272,4 +283,17 @@ impl Reader<'_> {
         });
         Ok(())
     }
+}
+
+/// The device that a document names by itself, and under which key.
+fn guess_device(element: &Json) -> Option<(&str, &Value)> {
+    let Json::Object(members) = element else { return None };
+    WELL_KNOWN_DEVICES.iter().find_map(|known| {
+        members.iter().find_map(|(key, value)| match value {
+            Json::Scalar(value @ (Value::Text(_) | Value::Int(_))) if key.eq_ignore_ascii_case(known) => {
+                Some((key.as_str(), value)).filter(|_| *value != Value::Text(String::new()))
+            }
+            _ => None,
+        })
+    })
 }

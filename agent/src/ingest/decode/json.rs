@@ -402,11 +402,9 @@ mod tests {
         }
 
         #[test]
-        fn it_accepts_no_bytes_that_another_parser_refuses(bytes in "[\\[\\]{}\",:0-9.eE+\\-tfnrualse\\\\ ]{0,24}") {
-            let ours = parse(bytes.as_bytes(), BOUNDS).is_ok();
-            let theirs = serde_json::from_str::<serde_json::Value>(&bytes);
-            let huge = theirs.as_ref().err().is_some_and(|e| e.to_string().contains("out of range"));
-            prop_assert_eq!(ours, theirs.is_ok() && !huge, "{}", bytes);
+        fn it_accepts_just_what_another_parser_accepts(text in "[\\[\\]{}\",:0-9.eE+\\-tfnrualse\\\\ ]{0,24}") {
+            let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
+            prop_assert_eq!(parse(text.as_bytes(), BOUNDS).is_ok(), theirs, "{}", text);
         }
 
         #[test]

@@ -150,6 +150,12 @@ fn auto_finds_names_in_the_topic() {
     assert_eq!(auto("#", "home/", "22"), "home value 22");
     assert_eq!(auto("#", "plant/press7", r#"{"t":1,"x":{"y":2}}"#), "plant/press7 t 1; plant/press7 x.y 2");
     assert_eq!(auto("#", "plant/press7", "[1,2]"), "plant/press7 value[0] 1; plant/press7 value[1] 2");
+    assert_eq!(auto("#", "demo", r#"[{"device_id":"A","t":1},{"deviceId":7,"t":2}]"#), "A t 1; 7 t 2");
+    assert_eq!(
+        auto("{device}", "demo", r#"{"device_id":"A"}"#),
+        "demo device_id A",
+        "the topic's word holds"
+    );
     assert_eq!(auto("s/{device}", "s/d1", "on"), "d1 value on");
     assert_eq!(auto("s/{device}/{metric}", "s/d1/t", "1"), "d1 t 1");
     assert_eq!(auto("s/{device}/+", "s/d1/t", "1"), "d1 t 1");

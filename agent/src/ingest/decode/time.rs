@@ -11,8 +11,18 @@ const EARLIEST: i64 = -62_167_219_200_000_000;
 const LATEST: i64 = 253_402_207_200_999_999;
 
 /// Names under which `auto` looks for the payload's own time, compared without regard to case.
-pub const WELL_KNOWN: [&str; 9] =
-    ["ts", "_ts", "time", "_time", "timestamp", "datetime", "date_time", "event_time", "measured_at"];
+pub const WELL_KNOWN: [&str; 10] = [
+    "ts",
+    "_ts",
+    "time",
+    "_time",
+    "timestamp",
+    "datetime",
+    "date_time",
+    "event_time",
+    "measured_at",
+    "epoch",
+];
 
 /// Whether `name` is one of [`WELL_KNOWN`].
 pub fn is_well_known(name: &str) -> bool {
@@ -162,6 +172,6 @@ mod tests {
         assert_eq!(guess(&json!("2024-05-01T08:00:00")), Guess::Local);
         assert_eq!(guess(&json!("1714550400")), Guess::Other);
         assert_eq!(guess(&json!("soon")), Guess::Other);
-        assert!(is_well_known("Timestamp") && !is_well_known("times"));
+        assert!(is_well_known("Timestamp") && is_well_known("Epoch") && !is_well_known("times"));
     }
 }
