@@ -6,7 +6,6 @@ mod movement;
 use std::error::Error;
 use std::time::Duration;
 
-use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -79,9 +78,7 @@ impl S3Bucket {
                     .region(region)
                     .load()
                     .await;
-                builder.set_credentials_provider(
-                    chain.credentials_provider().map(|p| SharedCredentialsProvider::new(p)),
-                );
+                builder.set_credentials_provider(chain.credentials_provider());
             }
         }
         if let Some(endpoint) = &settings.endpoint {
