@@ -12,17 +12,24 @@ pub fn render(status: &GatewayStatus) -> String {
     let mut out = Out::default();
     let (m, r) = (&status.counters.messages, &status.counters.readings);
     out.family("tributary_info", "gauge", "The agent's version.");
-    let named =
-        [("version", status.agent.as_str()), ("gateway", status.gateway.as_str()), ("epoch", &status.epoch.to_string())];
+    let named = [
+        ("version", status.agent.as_str()),
+        ("gateway", status.gateway.as_str()),
+        ("epoch", &status.epoch.to_string()),
+    ];
     out.sample("tributary_info", &named, 1.0);
     out.family("tributary_health", "gauge", "1 for the word that holds: ok, degraded or losing.");
     for health in [Health::Ok, Health::Degraded, Health::Losing] {
         let holds = f64::from(u8::from(health == status.health));
         out.sample("tributary_health", &[("health", health_word(health))], holds);
     }
-    let messages =
-        [("accepted", m.accepted), ("redelivered", m.redelivered), ("rejected", m.rejected)];
-    out.counts("tributary_messages_total", "Messages of this epoch by what became of them.", "became", &messages);
+    let messages = [("accepted", m.accepted), ("redelivered", m.redelivered), ("rejected", m.rejected)];
+    out.counts(
+        "tributary_messages_total",
+        "Messages of this epoch by what became of them.",
+        "became",
+        &messages,
+    );
     let readings = [
         ("journaled", r.journaled),
         ("moved-in", r.moved_in),
@@ -37,7 +44,12 @@ pub fn render(status: &GatewayStatus) -> String {
         ("discarded", r.discarded),
         ("superseded", r.superseded),
     ];
-    out.counts("tributary_readings_total", "Readings of this epoch, counted by each event of their way.", "event", &readings);
+    out.counts(
+        "tributary_readings_total",
+        "Readings of this epoch, counted by each event of their way.",
+        "event",
+        &readings,
+    );
     let waiting = [("waiting", r.waiting()), ("outstanding", r.outstanding())];
     out.family("tributary_readings", "gauge", "Readings that have no end yet.");
     for (state, n) in waiting {
@@ -47,7 +59,12 @@ pub fn render(status: &GatewayStatus) -> String {
     out.counts("tributary_rejected_total", "Rejected messages by reason.", "reason", &rejected);
     out.one("tributary_buffer_bytes", "gauge", "Bytes of the buffer on disk.", status.buffer.bytes as f64);
     out.one("tributary_buffer_max_bytes", "gauge", "Budget of the buffer.", status.buffer.max_bytes as f64);
-    out.one("tributary_buffer_commits_total", "counter", "Durable commits since the start.", status.buffer.commits as f64);
+    out.one(
+        "tributary_buffer_commits_total",
+        "counter",
+        "Durable commits since the start.",
+        status.buffer.commits as f64,
+    );
     if let Some(oldest) = status.buffer.oldest_unsafe {
         let help = "Event time of the oldest reading that isn't known as registered.";
         out.one("tributary_oldest_unsafe_timestamp_seconds", "gauge", help, seconds(oldest));
@@ -66,16 +83,36 @@ pub fn render(status: &GatewayStatus) -> String {
     }
     let passed = [("sealed", s.sealed), ("delivered", s.delivered), ("registered", s.registered)];
     out.counts("tributary_segments_total", "Segments of this epoch that got this far.", "event", &passed);
-    out.one("tributary_backlog_bytes", "gauge", "Bytes of segments that aren't delivered.", s.backlog_bytes as f64);
-    out.one("tributary_sent_bytes_total", "counter", "Bytes of objects sent since the start.", status.link.bytes_sent as f64);
-    out.one("tributary_requests_total", "counter", "Requests to the bucket since the start.", status.link.requests as f64);
+    out.one(
+        "tributary_backlog_bytes",
+        "gauge",
+        "Bytes of segments that aren't delivered.",
+        s.backlog_bytes as f64,
+    );
+    out.one(
+        "tributary_sent_bytes_total",
+        "counter",
+        "Bytes of objects sent since the start.",
+        status.link.bytes_sent as f64,
+    );
+    out.one(
+        "tributary_requests_total",
+        "counter",
+        "Requests to the bucket since the start.",
+        status.link.requests as f64,
+    );
     let failing = f64::from(u8::from(status.link.failing.is_some()));
     out.one("tributary_link_failing", "gauge", "1 while the bucket can't be reached or refuses us.", failing);
     if let Some(at) = status.link.last_success {
         let help = "When the bucket last answered well.";
         out.one("tributary_link_last_success_timestamp_seconds", "gauge", help, seconds(at));
     }
-    out.one("tributary_receipt_revision", "gauge", "Revision of the last receipt taken.", status.receipt.revision as f64);
+    out.one(
+        "tributary_receipt_revision",
+        "gauge",
+        "Revision of the last receipt taken.",
+        status.receipt.revision as f64,
+    );
     out.family("tributary_broker_connected", "gauge", "1 while the broker is connected.");
     for broker in &status.brokers {
         let connected = f64::from(u8::from(broker.connected));

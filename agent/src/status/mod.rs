@@ -165,10 +165,14 @@ fn health(facts: &Facts) -> (Health, Vec<String>) {
         }
     }
     if facts.receipt.forked {
-        degraded("a receipt names segments that this buffer never sealed: a copy of it is or was running".into());
+        degraded(
+            "a receipt names segments that this buffer never sealed: a copy of it is or was running".into(),
+        );
     }
     if facts.receipt.stale {
-        degraded("receipts have had old revisions for ten minutes: the receiver may have lost its ledger".into());
+        degraded(
+            "receipts have had old revisions for ten minutes: the receiver may have lost its ledger".into(),
+        );
     }
     facts.notices.iter().for_each(|why| degraded(why.clone()));
 

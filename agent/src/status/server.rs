@@ -109,7 +109,8 @@ fn is_local(host: &str) -> bool {
         _ => host,
     };
     let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -142,7 +143,11 @@ mod tests {
         bad.intake_stopped = Some("disk is full".into());
         publish.send(Arc::new(judge(bad.clone()))).unwrap();
         let health = ask(address, "/health", "localhost").await;
-        assert!(health.starts_with("HTTP/1.1 503") && health.contains("losing\n") && health.contains("disk is full"));
+        assert!(
+            health.starts_with("HTTP/1.1 503")
+                && health.contains("losing\n")
+                && health.contains("disk is full")
+        );
 
         let status = ask(address, "/status", &address.to_string()).await;
         let body = status.split_once("\r\n\r\n").unwrap().1;
@@ -160,7 +165,9 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, shared, std::future::pending()));
-        for host in ["evil.example", "evil.example:9617", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil", ""] {
+        for host in
+            ["evil.example", "evil.example:9617", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil", ""]
+        {
             let reply = ask(address, "/status", host).await;
             assert!(reply.starts_with("HTTP/1.1 421") && !reply.contains("gw-1"), "{host}: {reply}");
         }

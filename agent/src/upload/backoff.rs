@@ -1,5 +1,7 @@
 //! How long to wait after a failure: growing pauses with jitter, the jitter passed in.
 
+use tributary_contract::time::DAY_MICROS;
+
 /// Pauses between attempts: the first, doubled with each failure, up to the longest. Microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -19,10 +21,12 @@ impl Jitter {
 }
 
 impl Backoff {
-    /// Pauses from `first` to `longest` microseconds. Both are at least a millisecond, and `longest` at least `first`:
-    /// a pause of zero would be a busy loop.
+    /// Pauses from `first` to `longest` microseconds. Both are held between a millisecond (none at all would be a busy
+    /// loop) and a day (more would be never), and `longest` is at least `first`.
     pub const fn new(first: i64, longest: i64) -> Self {
         let first = if first < 1_000 { 1_000 } else { first };
+        let first = if first > DAY_MICROS { DAY_MICROS } else { first };
+        let longest = if longest > DAY_MICROS { DAY_MICROS } else { longest };
         Self { first, longest: if longest < first { first } else { longest } }
     }
 

@@ -29,6 +29,22 @@ pub enum Outcome {
     Stop,
 }
 
+impl Outcome {
+    /// Whether it says something about the link or the store as a whole: then nothing else is sent before the pause is
+    /// over either.
+    pub const fn holds_the_link(self) -> bool {
+        match self {
+            Outcome::Later | Outcome::Stop => true,
+            Outcome::Again
+            | Outcome::LookFirst(_)
+            | Outcome::Conflict
+            | Outcome::Absent
+            | Outcome::Unknown
+            | Outcome::Refused => false,
+        }
+    }
+}
+
 /// What was lost when a look is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lost {

@@ -57,8 +57,7 @@ impl CredentialsFile {
         let text = std::fs::read_to_string(&self.path)
             .map_err(|source| CredentialsFileError::Read { path: path(), source })?;
         // The parser's own message quotes the line, secret and all: it is dropped.
-        let keys: Keys =
-            toml::from_str(&text).map_err(|_| CredentialsFileError::Content { path: path() })?;
+        let keys: Keys = toml::from_str(&text).map_err(|_| CredentialsFileError::Content { path: path() })?;
         if keys.access_key_id.is_empty() || keys.secret_access_key.is_empty() {
             return Err(CredentialsFileError::Content { path: path() });
         }
@@ -104,7 +103,8 @@ mod tests {
         let path = dir.path().join("keys.toml");
         std::fs::write(&path, "access_key_id = \"one\"\nsecret_access_key = \"s\"").unwrap();
         let file = CredentialsFile::new(&path).unwrap();
-        std::fs::write(&path, "access_key_id = \"two\"\nsecret_access_key = \"s\"\nsession_token = \"t\"").unwrap();
+        std::fs::write(&path, "access_key_id = \"two\"\nsecret_access_key = \"s\"\nsession_token = \"t\"")
+            .unwrap();
         let keys = file.read().unwrap();
         assert_eq!((keys.access_key_id(), keys.session_token()), ("two", Some("t")));
     }

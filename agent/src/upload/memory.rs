@@ -329,9 +329,7 @@ macro_rules! expect {
     ($answer:expr, $operation:ident, $pattern:pat => $value:expr) => {
         match $answer? {
             $pattern => Ok($value),
-            _ => {
-                Err(Answer { operation: Operation::$operation, got: OTHER_KIND, detail: String::new() })
-            }
+            _ => Err(Answer { operation: Operation::$operation, got: OTHER_KIND, detail: String::new() }),
         }
     };
 }

@@ -23,9 +23,7 @@ pub async fn perform<B: Bucket>(
     let stretch = |offset, length| Content::File { path: file.to_owned(), offset, length };
     let done = match step {
         Step::Nothing => return None,
-        Step::Put => {
-            bucket.put_new(&key, stretch(0, entry.size), entry.digest).await.map(|()| Event::Stored)
-        }
+        Step::Put => bucket.put_new(&key, stretch(0, entry.size), entry.digest).await.map(|()| Event::Stored),
         Step::CreateMultipart { part_size } => bucket
             .create_multipart(&key, entry.digest)
             .await

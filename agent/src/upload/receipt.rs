@@ -116,7 +116,13 @@ impl Memory {
 
 /// Reads `receipt`, whose bytes have the digest `content`. To be called for each receipt that was fetched, and again
 /// with the last one taken when entries became delivered after it.
-pub fn read(receipt: &Receipt, content: Digest, memory: &Memory, known: &Known<'_>, now: Timestamp) -> Verdict {
+pub fn read(
+    receipt: &Receipt,
+    content: Digest,
+    memory: &Memory,
+    known: &Known<'_>,
+    now: Timestamp,
+) -> Verdict {
     let mut memory = memory.clone();
     let again = receipt.revision == memory.revision && memory.content == Some(content);
     if receipt.revision <= memory.revision && !again {
@@ -232,14 +238,20 @@ fn forked(
     ];
     for (what, number) in above {
         if let Some(number) = number.filter(|n| *n > last) {
-            return Some((number, format!("the receipt has {number} as {what}, the last number sealed here is {last}")));
+            return Some((
+                number,
+                format!("the receipt has {number} as {what}, the last number sealed here is {last}"),
+            ));
         }
     }
     for (first, end) in facts.void.iter() {
         for (a, b) in said.registered.iter() {
             if a <= end && first <= b {
                 let number = a.max(first);
-                return Some((number, format!("the receipt has {number} registered, which was never sealed here")));
+                return Some((
+                    number,
+                    format!("the receipt has {number} registered, which was never sealed here"),
+                ));
             }
         }
     }
@@ -249,13 +261,19 @@ fn forked(
         let remembered = memory.highest.get(&epoch).filter(|l| l.number == highest.number).map(|l| l.digest);
         if let Some(ours) = entry.or(remembered).filter(|d| *d != highest.digest) {
             let theirs = highest.digest;
-            return Some((number, format!("the receipt has {number} with digest {theirs}, it was sealed here with {ours}")));
+            return Some((
+                number,
+                format!("the receipt has {number} with digest {theirs}, it was sealed here with {ours}"),
+            ));
         }
     }
-    let forked = said.quarantined.iter().find(|(n, q)| {
-        q.reason == QuarantineReason::Forked && entries.iter().any(|e| e.number.get() == **n)
-    });
-    forked.map(|(number, q)| (*number, format!("the receiver set {number} aside as a second branch: {}", q.detail)))
+    let forked = said
+        .quarantined
+        .iter()
+        .find(|(n, q)| q.reason == QuarantineReason::Forked && entries.iter().any(|e| e.number.get() == **n));
+    forked.map(|(number, q)| {
+        (*number, format!("the receiver set {number} aside as a second branch: {}", q.detail))
+    })
 }
 
 #[cfg(test)]

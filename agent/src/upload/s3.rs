@@ -1,14 +1,11 @@
 //! The bucket on S3 and what speaks its protocol: one SDK call per method, and its failures as plain answers.
 
+mod describe;
+mod movement;
+
 use std::error::Error;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -26,10 +23,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use sha2::Digest as _;
-use tokio::time::Instant;
 use tributary_contract::digest::Digest;
 
-use super::answer::{Answer, Code, Got, Operation, Transport};
+use self::describe::{chain, describe};
+use self::movement::{Movement, Moving, Stalled};
+use super::answer::{Answer, Got, Operation, Transport};
 use super::bucket::{Bucket, Content, Fetched, Found};
 use super::credentials::{CredentialsFile, CredentialsFileError};
 use crate::buffer::entry::PartDone;
@@ -80,9 +78,7 @@ impl S3Bucket {
                     .region(region)
                     .load()
                     .await;
-                builder.set_credentials_provider(
-                    chain.credentials_provider().map(|p| SharedCredentialsProvider::new(p)),
-                );
+                builder.set_credentials_provider(chain.credentials_provider());
             }
         }
         if let Some(endpoint) = &settings.endpoint {
@@ -194,7 +190,12 @@ impl Bucket for S3Bucket {
                 if let (Some(number), Some(size), Some(etag)) = (part.part_number, part.size, part.e_tag)
                     && let (Ok(number), Ok(size)) = (u32::try_from(number), u64::try_from(size))
                 {
-                    parts.push(PartDone { number, size, etag, checksum: part.checksum_sha256.unwrap_or_default() });
+                    parts.push(PartDone {
+                        number,
+                        size,
+                        etag,
+                        checksum: part.checksum_sha256.unwrap_or_default(),
+                    });
                 }
             }
             if page.is_truncated != Some(true) {
@@ -224,7 +225,13 @@ impl Bucket for S3Bucket {
             .upload_id(upload_id)
             .if_none_match("*")
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build());
-        self.ask(Operation::Complete, &Movement::new(), request.send()).await.map(drop)
+        let operation = Operation::Complete;
+        let made = self.ask(operation, &Movement::new(), request.send()).await?;
+        // The store begins its reply with 200 before it knows how it ends; only a whole one counts.
+        match made.e_tag {
+            Some(_) => Ok(()),
+            None => Err(unusable(operation, "the reply names no ETag")),
+        }
     }
 
     async fn head(&self, key: &str) -> Result<Found, Answer> {
@@ -304,77 +311,17 @@ async fn body(content: Content, operation: Operation, movement: &Movement) -> Re
         // In memory: signed with the request.
         Content::Bytes(bytes) => return Ok(ByteStream::from(bytes)),
         Content::File { path, offset, length } => {
+            let there = tokio::fs::metadata(&path).await.map_err(|e| unreadable(operation, &e))?.len();
+            if there < offset.saturating_add(length) {
+                let detail =
+                    format!("{} has {there} bytes, {} are to be sent", path.display(), offset + length);
+                return Err(Answer { operation, got: Got::Nothing(Transport::File), detail });
+            }
             ByteStream::read_from().path(path).offset(offset).length(Length::Exact(length)).build().await
         }
     };
     let inner = inner.map_err(|e| unreadable(operation, &e))?.into_inner();
-    Ok(ByteStream::new(SdkBody::from_body_1_x(Moving { inner, movement: movement.clone() })))
-}
-
-/// When something last moved.
-#[derive(Debug, Clone)]
-struct Movement {
-    began: Instant,
-    last_ms: Arc<AtomicU64>,
-}
-
-/// Nothing moved for too long.
-struct Stalled;
-
-impl Movement {
-    fn new() -> Self {
-        Self { began: Instant::now(), last_ms: Arc::default() }
-    }
-
-    fn note(&self) {
-        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(ms, Ordering::Relaxed);
-    }
-
-    /// Waits for `work` until nothing has moved for `limit`.
-    async fn wait<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T, Stalled> {
-        tokio::pin!(work);
-        loop {
-            let until = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
-            tokio::select! {
-                biased;
-                done = &mut work => return Ok(done),
-                () = tokio::time::sleep_until(until) => {
-                    let last = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-                    if Instant::now() >= last + limit {
-                        return Err(Stalled);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A body that notes its movement.
-struct Moving {
-    inner: SdkBody,
-    movement: Movement,
-}
-
-impl hyper::body::Body for Moving {
-    type Data = Bytes;
-    type Error = aws_smithy_types::body::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-        self.movement.note();
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        hyper::body::Body::is_end_stream(&self.inner)
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        hyper::body::Body::size_hint(&self.inner)
-    }
+    Ok(ByteStream::new(SdkBody::from_body_1_x(Moving::new(inner, movement))))
 }
 
 fn unreadable(operation: Operation, error: &(dyn Error + 'static)) -> Answer {
@@ -392,89 +339,6 @@ fn stalled(operation: Operation, limit: Duration) -> Answer {
 /// A reply that claims success but can't be used.
 fn unusable(operation: Operation, detail: &str) -> Answer {
     Answer { operation, got: Got::Reply { status: 200, code: None }, detail: detail.to_owned() }
-}
-
-/// The SDK's error as an answer.
-fn describe<E>(operation: Operation, error: SdkError<E, HttpResponse>) -> Answer
-where
-    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
-{
-    let (got, detail) = match &error {
-        SdkError::ServiceError(service) => {
-            let status = service.raw().status().as_u16();
-            let code = service.err().code().map(Code::parse);
-            (Got::Reply { status, code }, service.err().message().unwrap_or_default().to_owned())
-        }
-        SdkError::ResponseError(response) => {
-            let status = response.raw().status().as_u16();
-            (Got::Reply { status, code: None }, chain(&error))
-        }
-        SdkError::ConstructionFailure(_) => (Got::Nothing(unsent(&error)), chain(&error)),
-        SdkError::DispatchFailure(failure) => {
-            let transport = if has::<CredentialsError>(&error) {
-                Transport::NoCredentials
-            } else if failure.is_user() {
-                // The one thing of ours that can fail while sending is the body, and it comes from a file.
-                Transport::File
-            } else if failure.is_timeout() {
-                // The only timeout that is set is that of connecting.
-                Transport::NoConnection
-            } else {
-                connection(&error)
-            };
-            (Got::Nothing(transport), chain(&error))
-        }
-        // A timeout of the SDK, or a kind that it grew since: the effect isn't known.
-        _ => (Got::Nothing(Transport::NoReply), chain(&error)),
-    };
-    Answer { operation, got, detail: detail.chars().take(500).collect() }
-}
-
-fn unsent(error: &(dyn Error + 'static)) -> Transport {
-    if has::<CredentialsError>(error) { Transport::NoCredentials } else { Transport::NotBuilt }
-}
-
-/// How far a connection came. Where that isn't plain, the request counts as sent: the careful reading.
-fn connection(error: &(dyn Error + 'static)) -> Transport {
-    // The connector's own error type is private; its words are all there is to tell connecting from sending.
-    let says = |words: &str| causes(error).any(|e| e.to_string().starts_with(words));
-    if says("dns error") || says("failed to resolve") {
-        Transport::NoAddress
-    } else if says("tcp connect error") || says("tcp open error") {
-        Transport::NoConnection
-    } else if causes(error).any(|e| e.is::<rustls::Error>() || wraps_tls(e)) {
-        Transport::Tls
-    } else {
-        Transport::NoReply
-    }
-}
-
-/// An I/O error may carry the TLS error inside instead of naming it as its source.
-fn wraps_tls(error: &(dyn Error + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>())
-}
-
-fn has<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|e| e.is::<T>())
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&e| e.source())
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for cause in causes(error) {
-        let text = cause.to_string();
-        if !words.iter().any(|earlier| earlier.contains(&text)) {
-            words.push(text);
-        }
-    }
-    words.join(": ")
 }
 
 #[cfg(test)]

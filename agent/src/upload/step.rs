@@ -137,7 +137,8 @@ impl Task {
         Self { entry, doubt }
     }
 
-    /// Takes an entry that has to be looked for, now.
+    /// Takes an entry that has to be looked for, now. Once it is saved, the look survives a restart: a delivered entry
+    /// whose time has come is looked for ([`unreceipted`](super::receipt::unreceipted)).
     pub fn look(mut entry: Entry, why: Why, now: Timestamp) -> Self {
         entry.next_at = now;
         Self { entry, doubt: Doubt::Look(why) }
@@ -293,10 +294,8 @@ fn failed(task: &Task, outcome: Outcome, answer: &Answer, now: Timestamp, jitter
     let entry = task.entry.clone();
     let attempts = entry.attempts.saturating_add(1);
     let pause = BACKOFF.delay(attempts, jitter);
-    let later = |doubt| Task {
-        entry: Entry { attempts, next_at: now.plus(pause), ..task.entry.clone() },
-        doubt,
-    };
+    let later =
+        |doubt| Task { entry: Entry { attempts, next_at: now.plus(pause), ..task.entry.clone() }, doubt };
     // Asked of something else than the object, these say what they always say.
     let looking = if let Doubt::Look(why) = task.doubt { Some(why) } else { None };
     match outcome {
@@ -316,10 +315,9 @@ fn failed(task: &Task, outcome: Outcome, answer: &Answer, now: Timestamp, jitter
             // It is there, and we may not see whose it is. Only the operator can change that.
             Some(Why::NameTaken) | None => later(task.doubt),
             // No hint that anything is wrong: ask again tomorrow.
-            Some(Why::NoReceipt) => Task {
-                entry: Entry { next_at: now.plus(DAY_MICROS), ..entry },
-                doubt: Doubt::None,
-            },
+            Some(Why::NoReceipt) => {
+                Task { entry: Entry { next_at: now.plus(DAY_MICROS), ..entry }, doubt: Doubt::None }
+            }
             // Sending it create-only is harmless if it is there, and the only cure if it isn't.
             Some(why @ (Why::ReplyLost | Why::UploadGone | Why::Receipt)) => absent(entry, why, now, jitter),
         },

@@ -27,7 +27,17 @@ fn entry(n: u64, state: Progress) -> Entry {
     let id = SegmentId { gateway: GatewayId::new("gw-1").unwrap(), epoch: EPOCH, number: number(n) };
     let key = SegmentKey { id, namespace: Namespace::default(), table: Table::Readings, day: Day(0) };
     let next_at = NOW.plus(1);
-    Entry { number: number(n), epoch: EPOCH, key, digest: digest(n), size: 1, rows: 1, state, attempts: 0, next_at }
+    Entry {
+        number: number(n),
+        epoch: EPOCH,
+        key,
+        digest: digest(n),
+        size: 1,
+        rows: 1,
+        state,
+        attempts: 0,
+        next_at,
+    }
 }
 
 fn facts(last: u64) -> BTreeMap<Epoch, EpochFacts> {
@@ -50,7 +60,12 @@ fn receipt(revision: u64, said: EpochReceipt) -> Receipt {
     }
 }
 
-fn take(receipt: &Receipt, memory: &Memory, entries: &[Entry], epochs: &BTreeMap<Epoch, EpochFacts>) -> Verdict {
+fn take(
+    receipt: &Receipt,
+    memory: &Memory,
+    entries: &[Entry],
+    epochs: &BTreeMap<Epoch, EpochFacts>,
+) -> Verdict {
     let content = Digest::of(receipt.to_json().as_bytes());
     read(receipt, content, memory, &Known { entries, epochs }, NOW)
 }
@@ -107,7 +122,11 @@ fn registered_but_not_known_as_delivered_is_looked_for() {
     let delivered = [entry(1, DELIVERED), entry(2, DELIVERED), entry(3, DELIVERED)];
     let again = take(&honest, &verdict.memory, &delivered, &facts(3));
     assert_eq!(again.actions, [release(1), release(2), release(3)]);
-    assert_eq!(take(&honest, &verdict.memory, &entries, &facts(3)).actions, [], "one look a receipt is enough");
+    assert_eq!(
+        take(&honest, &verdict.memory, &entries, &facts(3)).actions,
+        [],
+        "one look a receipt is enough"
+    );
 }
 
 #[test]
@@ -191,7 +210,8 @@ fn an_older_revision_is_ignored_and_reported_after_ten_minutes() {
 
 #[test]
 fn memory_reads_back_from_its_stored_form() {
-    let verdict = take(&receipt(3, said([1], Some(1))), &Memory::default(), &[entry(1, DELIVERED)], &facts(1));
+    let verdict =
+        take(&receipt(3, said([1], Some(1))), &Memory::default(), &[entry(1, DELIVERED)], &facts(1));
     let json = serde_json::to_string(&verdict.memory).unwrap();
     assert_eq!(serde_json::from_str::<Memory>(&json).unwrap(), verdict.memory);
 }
@@ -216,16 +236,19 @@ fn any_receipt() -> impl Strategy<Value = Receipt> {
     (0u64..5, numbers(), numbers(), prop::collection::btree_set(1..LAST + 2, 0..2), highest).prop_map(
         |(revision, registered, missing, quarantined, highest)| {
             let why = Quarantined { reason: QuarantineReason::WrongRows, detail: String::new() };
-            receipt(revision, EpochReceipt {
-                registered: registered.into_iter().collect(),
-                highest: highest.map(|(n, other)| Link {
-                    number: number(n),
-                    digest: digest(if other == 0 { n } else { other }),
-                }),
-                quarantined: quarantined.into_iter().map(|n| (n, why.clone())).collect(),
-                missing: missing.into_iter().collect(),
-                void: Ranges::new(),
-            })
+            receipt(
+                revision,
+                EpochReceipt {
+                    registered: registered.into_iter().collect(),
+                    highest: highest.map(|(n, other)| Link {
+                        number: number(n),
+                        digest: digest(if other == 0 { n } else { other }),
+                    }),
+                    quarantined: quarantined.into_iter().map(|n| (n, why.clone())).collect(),
+                    missing: missing.into_iter().collect(),
+                    void: Ranges::new(),
+                },
+            )
         },
     )
 }

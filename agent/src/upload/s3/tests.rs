@@ -55,7 +55,11 @@ async fn request(stream: &mut TcpStream) -> String {
         got.extend_from_slice(&piece[..n]);
         let text = String::from_utf8_lossy(&got).to_string();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ").map(|n| n.trim().parse::<usize>().unwrap()));
+            let length = head.lines().find_map(|l| {
+                l.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(|n| n.trim().parse::<usize>().unwrap())
+            });
             if n == 0 || body.len() >= length.unwrap_or(0) {
                 return text;
             }
@@ -66,7 +70,9 @@ async fn request(stream: &mut TcpStream) -> String {
 
 fn reply(status: u16, headers: &str, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status} Status\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
+    format!(
+        "HTTP/1.1 {status} Status\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}"
+    )
 }
 
 fn error(status: u16, code: &str) -> String {
@@ -90,7 +96,7 @@ async fn ask(bucket: &S3Bucket, operation: Operation) -> Answer {
         Operation::Get => bucket.get("k", None, 100).await.map(drop),
         Operation::PutReplace => bucket.put_replace("k", Bytes::new()).await,
     };
-    failed.expect_err("the reply is no success")
+    failed.expect_err(&format!("{operation} took the reply for a success"))
 }
 
 #[tokio::test]
@@ -126,7 +132,9 @@ async fn every_failure_of_the_real_client_is_classified_as_it_should() {
         (UploadPart, error(400, "XAmzContentChecksumMismatch"), Outcome::Again),
         (UploadPart, String::new(), Outcome::Later),
         (ListParts, error(404, "NoSuchUpload"), Outcome::LookFirst(Lost::Upload)),
-        (ListParts, reply(200, "", "<ListPartsResult><Part>"), Outcome::Later),
+        (Complete, reply(200, "", ""), Outcome::LookFirst(Lost::Reply)),
+        (Complete, reply(200, "", "<CompleteMultipartUploadResult>"), Outcome::LookFirst(Lost::Reply)),
+        (ListParts, reply(200, "", "garbage"), Outcome::Later),
         (CreateMultipart, error(403, "AccessDenied"), Outcome::Stop),
         (Head, reply(404, "", ""), Outcome::Absent),
         (Head, reply(403, "", ""), Outcome::Unknown),
@@ -183,14 +191,16 @@ async fn what_never_left_the_machine_is_not_taken_for_a_lost_reply() {
 #[tokio::test]
 async fn a_file_that_is_gone_or_too_short_is_no_fault_of_the_link() {
     let (bucket, dir) = bucket_at("http://127.0.0.1:1").await;
-    let path = dir.path().join("absent");
-    let content = Content::File { path, offset: 0, length: 5 };
-    for operation in [Operation::PutNew, Operation::UploadPart] {
-        let answer = match operation {
-            Operation::PutNew => bucket.put_new("k", content.clone(), Digest::of(b"x")).await.unwrap_err(),
-            _ => bucket.upload_part("k", "u", 1, content.clone()).await.unwrap_err(),
-        };
-        assert_eq!(answer.got, Got::Nothing(Transport::File), "{answer:?}");
+    let short = dir.path().join("short");
+    std::fs::write(&short, "1234").unwrap();
+    for path in [dir.path().join("absent"), short] {
+        let content = Content::File { path, offset: 0, length: 5 };
+        for answer in [
+            bucket.put_new("k", content.clone(), Digest::of(b"x")).await.unwrap_err(),
+            bucket.upload_part("k", "u", 1, content.clone()).await.unwrap_err(),
+        ] {
+            assert_eq!(answer.got, Got::Nothing(Transport::File), "{answer:?}");
+        }
     }
 }
 

@@ -111,9 +111,10 @@ fn after_a_restart_parts_that_the_bucket_has_are_not_sent_again_and_others_are()
 
 #[test]
 fn a_taken_name_is_looked_at_and_our_digest_there_is_success() {
-    for (before, operation) in
-        [(task(Progress::Sealed, Doubt::None), Operation::PutNew), (task(uploading(&[1, 2, 3]), Doubt::None), Operation::Complete)]
-    {
+    for (before, operation) in [
+        (task(Progress::Sealed, Doubt::None), Operation::PutNew),
+        (task(uploading(&[1, 2, 3]), Doubt::None), Operation::Complete),
+    ] {
         let taken = after(&before, &status(operation, 412, Some(Code::PreconditionFailed)));
         assert_eq!((next_step(&taken, 100), taken.entry.next_at), (Step::Look, NOW));
         let done = after(&taken, &found(b"0123456789"));
@@ -157,7 +158,10 @@ fn a_vanished_upload_is_looked_for_and_begun_anew_only_if_the_object_is_absent()
     assert_eq!(next_step(&looking, 4), Step::Look);
     assert_eq!(after(&looking, &found(b"0123456789")).entry.state, DELIVERED);
     let anew = after(&looking, &status(Operation::Head, 404, None));
-    assert_eq!((&anew.entry.state, next_step(&anew, 4)), (&Progress::Sealed, Step::CreateMultipart { part_size: 4 }));
+    assert_eq!(
+        (&anew.entry.state, next_step(&anew, 4)),
+        (&Progress::Sealed, Step::CreateMultipart { part_size: 4 })
+    );
 }
 
 #[test]
@@ -241,7 +245,12 @@ fn nothing_moves_what_is_a_persons_or_another_epochs_business() {
 }
 
 /// Drives one segment until it is delivered, with a script of faults and with deaths between steps.
-async fn drive(bucket: &MemoryBucket, file: &Path, bytes: &[u8], deaths: &[bool]) -> Result<Task, TestCaseError> {
+async fn drive(
+    bucket: &MemoryBucket,
+    file: &Path,
+    bytes: &[u8],
+    deaths: &[bool],
+) -> Result<Task, TestCaseError> {
     let prefix = Prefix::default();
     let mut deaths = deaths.iter().copied();
     let mut now = NOW;
@@ -342,7 +351,10 @@ async fn a_file_damaged_on_our_disk_is_held_and_never_delivered() {
             let mut task = Task::resume(entry(sealed));
             loop {
                 let step = next_step(&task, part_size);
-                let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await else { break };
+                let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await
+                else {
+                    break;
+                };
                 task = advance(&task, &event, NOW, HALF);
             }
             assert!(matches!(task.entry.state, Progress::Held { .. }), "{:?}", task.entry.state);
@@ -364,10 +376,40 @@ async fn a_name_taken_by_another_object_is_left_alone() {
         bucket.put_new(&key, Content::Bytes(theirs.clone()), Digest::of(&theirs)).await.unwrap();
         loop {
             let step = next_step(&task, part_size);
-            let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await else { break };
+            let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await else {
+                break;
+            };
             task = advance(&task, &event, NOW, HALF);
         }
         assert!(matches!(task.entry.state, Progress::Superseded { .. }), "{:?}", task.entry.state);
         assert_eq!(bucket.object(&key), Some(theirs));
     }
+}
+
+#[tokio::test]
+async fn a_restart_in_the_middle_of_parts_sends_no_part_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("segment");
+    std::fs::write(&file, b"0123456789").unwrap();
+    let bucket = MemoryBucket::new();
+    let mut task = Task::resume(entry(b"0123456789"));
+    let mut saved = task.entry.clone();
+    loop {
+        let step = next_step(&task, 4);
+        let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await else {
+            break;
+        };
+        task = advance(&task, &event, NOW, HALF);
+        match step {
+            Step::CreateMultipart { .. } => saved = task.entry.clone(),
+            // Dead with the reply in hand and nothing saved since the upload was opened.
+            Step::UploadPart { number: 2, .. } => task = Task::resume(saved.clone()),
+            _ => {}
+        }
+    }
+    assert!(matches!(task.entry.state, Progress::Delivered { .. }), "{:?}", task.entry.state);
+    let operations: Vec<_> = bucket.log().into_iter().map(|(operation, _)| operation).collect();
+    use Operation::{Complete, CreateMultipart, ListParts, UploadPart};
+    assert_eq!(operations, [CreateMultipart, UploadPart, UploadPart, ListParts, UploadPart, Complete]);
+    assert_eq!(bucket.received(), 10);
 }
