@@ -1,9 +1,9 @@
 //! Prints how many bytes a reading takes in a segment: `bytes_per_reading [--out DIR] FILE.csv.zst …`, each file with the
 //! columns `ts,device,metric,value`.
 //!
-//! First each UTC day as a segment of its own, as on a gateway; then all files as one day, their times squeezed into it
-//! with steps of whole seconds kept apart as far as they go, as on a gateway that is a hundred times as busy. With
-//! `--out`, the segments are written there, for other readers to look at.
+//! First each UTC day as a segment of its own, as on a gateway; then all files as one day, their times squeezed into it in
+//! whole milliseconds, as on a gateway that is many times as busy. With `--out`, the segments are written there, for other
+//! readers to look at.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write as _};
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         measure(&name, &rows, &dictionary, out.as_deref())?;
         all.push(rows);
     }
-    let squeezed: Vec<Row> = all.iter().flat_map(|rows| squeeze(rows)).collect();
+    let squeezed: Vec<Row> = all.iter().flat_map(|rows| squeeze(rows, &dictionary)).collect();
     measure("all as one day", &in_order_of_receipt(squeezed), &dictionary, out.as_deref())
 }
 
@@ -93,27 +93,36 @@ impl Dictionary {
             key
         });
         let value = Value::Float(value);
-        Row { seq: 0, ts, received_at: ts, series, value, quality: Quality::GOOD, row_tags: None }
+        let received_at = received_at(ts, device);
+        Row { seq: 0, ts, received_at, series, value, quality: Quality::GOOD, row_tags: None }
     }
 }
 
-/// Numbers the rows as a journal would, each a few to a few hundred milliseconds after its time.
+/// Numbers the rows as a journal would. What a device measured at one time is one message, received a few to a few
+/// hundred milliseconds later.
 fn in_order_of_receipt(mut rows: Vec<Row>) -> Vec<Row> {
     rows.sort_by_key(|r| r.ts);
-    let mut noise = 1u64;
     for (seq, row) in (1..).zip(&mut rows) {
-        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         row.seq = seq;
-        row.received_at = Timestamp::from_millis(row.ts.0.div_euclid(1000) + 5 + (noise >> 57) as i64);
     }
     rows
 }
 
-fn squeeze(rows: &[Row]) -> Vec<Row> {
+fn received_at(ts: Timestamp, device: &str) -> Timestamp {
+    let noise = SeriesId::of(device, &ts.0.to_string(), &Tags::new()).0;
+    Timestamp::from_millis(ts.0.div_euclid(1000) + 5 + (noise >> 57) as i64)
+}
+
+fn squeeze(rows: &[Row], dictionary: &Dictionary) -> Vec<Row> {
     let times = || rows.iter().map(|r| r.ts.0);
     let (from, to) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
-    let factor = ((to - from) / DAY_MICROS + 1) * 1000;
-    rows.iter().map(|r| Row { ts: Timestamp((r.ts.0 - from) / factor * 1000), ..r.clone() }).collect()
+    let factor = (to - from) / DAY_MICROS + 1;
+    let squeezed = |row: &Row| {
+        let ts = Timestamp::from_millis((row.ts.0 - from) / factor / 1000);
+        let device = dictionary.entries.get(row.series as usize).map_or("", |e| e.device.as_str());
+        Row { ts, received_at: received_at(ts, device), ..row.clone() }
+    };
+    rows.iter().map(squeezed).collect()
 }
 
 fn measure(name: &str, rows: &[Row], dictionary: &Dictionary, out: Option<&std::path::Path>) -> Result<()> {

@@ -50,7 +50,7 @@ fn entry(key: u32, device: &str, metric: &str, tags: Tags) -> SeriesEntry {
         device: device.into(),
         metric: metric.into(),
         tags,
-        unit: (key % 2 == 0).then(|| "°C".into()),
+        unit: key.is_multiple_of(2).then(|| "°C".into()),
         value_type: "double",
         first_ts: DAY.start(),
         last_ts: DAY.start().plus(SECOND),
@@ -58,7 +58,7 @@ fn entry(key: u32, device: &str, metric: &str, tags: Tags) -> SeriesEntry {
 }
 
 fn dictionary(key: u32) -> Option<Arc<SeriesEntry>> {
-    let tags = if key % 2 == 0 { Tags::new() } else { tags(&[("site", "north"), ("line", "2")]) };
+    let tags = if key.is_multiple_of(2) { Tags::new() } else { tags(&[("site", "north"), ("line", "2")]) };
     // Keys run against the order of devices, so that sorting by key would be noticed.
     (key < 100).then(|| Arc::new(entry(key, &format!("device-{:02}", 99 - key), "temperature", tags)))
 }

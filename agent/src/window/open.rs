@@ -419,6 +419,25 @@ impl Windows {
         }
     }
 
+    /// Whether these decisions may be dropped, but for what [`Windows::still_needed`] keeps of them: none of their windows
+    /// can be corrected any more, as of the last [`Windows::due`]. Dropped earlier, a correction would begin again with
+    /// the first revision.
+    pub fn may_drop(&self, decided: &Decided) -> bool {
+        decided.decisions.iter().all(|decision| {
+            let name = (decision.namespace.clone(), Arc::clone(&decision.device));
+            let definition = self.definitions.iter().position(|d| d.name == decision.window);
+            let device = self.device_numbers.get(&name).and_then(|&n| self.devices.get(n as usize));
+            match (definition, device) {
+                (Some(definition), Some(device)) => device
+                    .closings
+                    .get(definition)
+                    .is_some_and(|closing| closing.standing(decision.end) == Standing::Settled),
+                (None, _) => true,
+                (Some(_), None) => false,
+            }
+        })
+    }
+
     /// Of decisions that are about to be dropped for their age, those that still say up to where a device's windows are
     /// closed: without them a silent device that comes back would have windows emitted as if for the first time.
     pub fn still_needed(&self, decided: &Decided) -> Option<Decided> {

@@ -380,6 +380,9 @@ fn decisions_dropped_for_age_leave_behind_up_to_where_a_silent_device_was_closed
     w.append(vec![row(1, 0, 10, 1.0), row(2, 1, 70, 1.0), row(3, 0, 130, 2.0)], at(130));
     w.close(at(130), false);
     let all = Decided::decode(&w.disk.decided[0]).unwrap();
+    assert!(!w.windows.may_drop(&all), "both can still be corrected");
+    w.close(at(130 + 3600), false);
+    assert!(w.windows.may_drop(&all));
     let kept = w.windows.still_needed(&all).unwrap();
     assert_eq!((all.decisions.len(), kept.decisions.len()), (2, 1));
     w.disk.decided = vec![kept.encode()];
