@@ -90,7 +90,7 @@ impl Entries {
         self.0.get(&key).map(Arc::as_ref).ok_or(EncodeError::UnknownSeries(key))
     }
 
-    fn all<'a>(&'a self, keys: impl Iterator<Item = u32>) -> Result<Vec<&'a SeriesEntry>, EncodeError> {
+    fn all(&self, keys: impl Iterator<Item = u32>) -> Result<Vec<&SeriesEntry>, EncodeError> {
         keys.map(|key| self.get(key)).collect()
     }
 
@@ -164,7 +164,7 @@ impl TableRow for Row {
 
     fn put_in_order(rows: &mut [Self], entries: &Entries) {
         let ranks = entries.ranks();
-        rows.sort_unstable_by_key(|r| (ranks.get(&r.series).copied(), r.ts, r.seq));
+        rows.sort_by_cached_key(|r| (ranks.get(&r.series).copied(), r.ts, r.seq));
     }
 
     fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {

@@ -20,3 +20,6 @@ pub mod encoding;
 pub mod columns;
 pub mod parquet;
 pub mod readback;
+
+#[cfg(test)]
+mod tests;

@@ -87,8 +87,8 @@ pub enum ReadbackError {
 
 /// Reads a segment back. Memory: the few columns that are needed, a batch at a time, and what comes out.
 pub fn read(bytes: Bytes) -> Result<Readback, ReadbackError> {
-    // A file is all that may be left of readings that were acknowledged, and it is read at a start: a decoder that
-    // panics on a damaged one would keep the agent from starting for ever.
+    // Files are read back at a start, and the library's decoder does panic on some damaged pages: without this, one such
+    // file would keep the agent from ever starting again.
     match catch_unwind(AssertUnwindSafe(|| decode(bytes))) {
         Ok(result) => result,
         Err(_) => Err(ReadbackError::Stumbled),

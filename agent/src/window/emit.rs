@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tributary_contract::id::Namespace;
 use tributary_contract::quality::Quality;
+use tributary_contract::series::SeriesId;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::decision::{Decided, Decision, DecisionKey, Prior};
 use super::fold::{Aggregate, Sample, fold, put_in_order};
 use super::open::{DueWindow, Plan};
 use super::{align, has_trusted_time, has_trusted_value};
-use crate::buffer::row::Row;
+use crate::buffer::row::{Row, SeriesEntry};
 
 /// How many revisions each epoch may use before those of the next begin.
 const REVISIONS_PER_EPOCH: i32 = 1_000_000;
@@ -113,6 +114,10 @@ pub struct Emitter {
     plan: Plan,
     places: HashMap<(u16, u32, Timestamp), usize>,
     slots: Vec<Slot>,
+    /// Place in the plan's series by name …
+    series: HashMap<(Namespace, SeriesId), u32>,
+    /// … and by dictionary key, as far as was asked; none for those that aren't in the plan.
+    keys: HashMap<u32, Option<u32>>,
 }
 
 #[derive(Debug, Default)]
@@ -133,15 +138,27 @@ impl Emitter {
             samples: Vec::with_capacity(usize::try_from(w.readings).unwrap_or(0).min(4096)),
             ..Slot::default()
         });
-        Self { places: plan.windows.iter().enumerate().map(place).collect(), slots: slots.collect(), plan }
+        let named = (0..).zip(&plan.series).map(|(i, s)| ((s.namespace.clone(), s.id), i));
+        Self {
+            places: plan.windows.iter().enumerate().map(place).collect(),
+            slots: slots.collect(),
+            series: named.collect(),
+            keys: HashMap::new(),
+            plan,
+        }
     }
 
-    /// Takes one row of the scan. Rows may come in any order, twice, or from outside the plan's spans.
-    pub fn add(&mut self, row: &Row) {
+    /// Takes one row of the scan. Rows may come in any order, twice, or from outside the plan's spans; those of a series
+    /// that the dictionary doesn't know are skipped.
+    pub fn add(&mut self, row: &Row, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) {
         if row.seq > self.plan.seen.through || !has_trusted_time(row) {
             return;
         }
-        let Some(&series) = self.plan.keys.get(&row.series) else { return };
+        let named = &self.series;
+        let series = *self.keys.entry(row.series).or_insert_with(|| {
+            dictionary(row.series).and_then(|e| named.get(&(e.namespace.clone(), e.id)).copied())
+        });
+        let Some(series) = series else { return };
         let Some(value) = row.value.numeric().filter(|v| v.is_finite()) else { return };
         let believed = has_trusted_value(row.quality);
         for (number, &(_, size)) in (0u16..).zip(&self.plan.definitions) {

@@ -13,6 +13,7 @@
 //!   at the start of the window is the last reading before it, if one lies within one window's length before the start
 //!   (older ones count as unknown); else the mean begins at the first reading. Of several readings at one instant the
 //!   last by seq holds.
+//!   A late reading corrects its own window only, not what it would have carried over into the next.
 //! - `coverage`: the share of the window for which a value was known in this sense: 1 with a value carried over.
 //!
 //! A statistic that doesn't fit a double (sums of values near 1e308) is none rather than infinite.
@@ -152,4 +153,168 @@ fn time_weighted(samples: &[Sample], carried: Option<f64>, start: Timestamp, end
     let mean =
         sum_of(held.zip(next).map(|((since, value), until)| value * (until.since(since) as f64 / known)));
     (mean, known / end.since(start).max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{MINUTE, SECOND};
+
+    const START: Timestamp = Timestamp(0);
+    const END: Timestamp = Timestamp(MINUTE);
+
+    const VALUES: [f64; 10] =
+        [20.5, 21.25, 19.0, 75.935_881_999_999_98, 22.0, 22.0, -3.5, 1e-3, 18.75, 30.125];
+    /// Tenths of a second; two readings share an instant.
+    const TIMES: [i64; 10] = [10, 80, 140, 140, 210, 320, 450, 460, 530, 595];
+
+    fn samples() -> Vec<Sample> {
+        let each =
+            |((seq, ts), value): ((u64, i64), f64)| Sample { ts: Timestamp(ts * SECOND / 10), seq, value };
+        (1..).zip(TIMES).zip(VALUES).map(each).collect()
+    }
+
+    fn near(got: f64, expected: f64) -> bool {
+        (got - expected).abs() <= 1e-13 * expected.abs().max(1.0)
+    }
+
+    #[test]
+    fn the_statistics_are_those_of_numpy_and_exact_fractions() {
+        let a = fold(&samples(), None, START, END).unwrap();
+        assert_eq!(
+            (a.samples, a.min, a.max, a.first, a.last),
+            (10, -3.5, 75.935_881_999_999_98, 20.5, 30.125)
+        );
+        assert_eq!((a.first_ts, a.last_ts), (Timestamp(SECOND), Timestamp(59_500_000)));
+        // numpy: mean, std(ddof=1), percentile(method="linear"); math.fsum; time-weighted by fractions.Fraction.
+        for (got, expected) in [
+            (a.sum.unwrap(), GOLDEN_SUM),
+            (a.mean.unwrap(), GOLDEN_MEAN),
+            (a.stddev.unwrap(), GOLDEN_STDDEV),
+            (a.p50, GOLDEN_P50),
+            (a.p95, GOLDEN_P95),
+            (a.p99, GOLDEN_P99),
+            (a.time_weighted_mean, GOLDEN_TWM),
+            (a.coverage, 59.0 / 60.0),
+        ] {
+            assert!(near(got, expected), "{got} is not {expected}");
+        }
+        let carried = fold(&samples(), Some(100.0), START, END).unwrap();
+        assert!(near(carried.time_weighted_mean, GOLDEN_TWM_CARRIED), "{}", carried.time_weighted_mean);
+        assert_eq!(carried.coverage, 1.0);
+        assert_eq!(
+            (carried.max, carried.samples),
+            (a.max, a.samples),
+            "what is carried over counts only as time"
+        );
+    }
+
+    #[test]
+    fn one_reading_has_no_deviation_and_no_reading_no_aggregate() {
+        let one = [Sample { ts: Timestamp(15 * SECOND), seq: 1, value: 2.5 }];
+        let a = fold(&one, None, START, END).unwrap();
+        assert_eq!((a.stddev, a.p50, a.p99, a.time_weighted_mean), (None, 2.5, 2.5, 2.5));
+        assert_eq!(a.coverage, 0.75);
+        assert_eq!(fold(&[], Some(1.0), START, END), None);
+    }
+
+    #[test]
+    fn of_readings_at_one_instant_the_greatest_seq_is_last() {
+        let tie = |seq, value| Sample { ts: START, seq, value };
+        let mut all = vec![tie(9, 9.0), tie(7, 7.0), tie(8, 8.0)];
+        put_in_order(&mut all);
+        let a = fold(&all, None, START, END).unwrap();
+        assert_eq!((a.first, a.last, a.time_weighted_mean), (7.0, 9.0, 9.0));
+    }
+
+    #[test]
+    fn the_sum_keeps_what_plain_addition_loses() {
+        let values = [1.0, 1e100, 1.0, -1e100];
+        let all: Vec<_> =
+            (0..).zip(values).map(|(i, value)| Sample { ts: Timestamp(i as i64), seq: i, value }).collect();
+        assert_eq!(fold(&all, None, START, END).unwrap().sum, Some(2.0));
+    }
+
+    #[test]
+    fn a_statistic_beyond_a_double_is_none() {
+        let big = |seq, value| Sample { ts: Timestamp(seq as i64), seq, value };
+        let a = fold(&[big(1, f64::MAX), big(2, f64::MAX)], None, START, END).unwrap();
+        assert_eq!((a.sum, a.mean, a.p50), (None, Some(f64::MAX), f64::MAX));
+        let a = fold(&[big(1, -f64::MAX), big(2, f64::MAX)], None, START, END).unwrap();
+        assert_eq!((a.stddev, a.p50), (None, 0.0));
+        assert!(a.p95.is_finite() && a.time_weighted_mean.is_finite());
+    }
+
+    prop_compose! {
+        fn any_samples()(list in prop::collection::vec((0i64..MINUTE, -1e6..1e6f64), 1..200)) -> Vec<Sample> {
+            (0..).zip(list).map(|(seq, (ts, value))| Sample { ts: Timestamp(ts), seq, value }).collect()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_arrival_changes_nothing(all in any_samples(), carried in prop::option::of(-1e6..1e6f64)) {
+            let (mut sorted, mut shuffled) = (all.clone(), all);
+            put_in_order(&mut sorted);
+            // Backwards, and some of them twice.
+            shuffled.reverse();
+            shuffled.extend(sorted.iter().step_by(3).copied().collect::<Vec<_>>());
+            put_in_order(&mut shuffled);
+            prop_assert_eq!(fold(&shuffled, carried, START, END), fold(&sorted, carried, START, END));
+        }
+
+        #[test]
+        fn the_statistics_agree_with_plain_arithmetic(all in any_samples(), carried in prop::option::of(-1e6..1e6f64)) {
+            let mut all = all;
+            put_in_order(&mut all);
+            let a = fold(&all, carried, START, END).unwrap();
+            let values: Vec<f64> = all.iter().map(|s| s.value).collect();
+            let n = values.len() as f64;
+            // Integers of 1/2^20 are exact in i128 where doubles round.
+            let exact: i128 = values.iter().map(|v| (v * 1_048_576.0) as i128).sum();
+            prop_assert!((a.sum.unwrap() - exact as f64 / 1_048_576.0).abs() < 1e-3);
+            let mean = a.mean.unwrap();
+            prop_assert!((mean - a.sum.unwrap() / n).abs() < 1e-9);
+            let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+            if let Some(stddev) = a.stddev {
+                prop_assert!((stddev - variance.sqrt()).abs() < 1e-6);
+            }
+            prop_assert_eq!(a.stddev.is_none(), values.len() == 1);
+            let mut sorted = values.clone();
+            sorted.sort_by(f64::total_cmp);
+            for (p, got) in [(0.5, a.p50), (0.95, a.p95), (0.99, a.p99)] {
+                // The straight line through the points (i / (n - 1), value i), which is how type 7 is drawn.
+                let drawn = sorted.windows(2).enumerate().find_map(|(i, pair)| {
+                    let (from, to) = (i as f64 / (n - 1.0), (i + 1) as f64 / (n - 1.0));
+                    (p <= to).then(|| pair[0] + (pair[1] - pair[0]) * (p - from) / (to - from))
+                });
+                prop_assert!((got - drawn.unwrap_or(sorted[0])).abs() < 1e-6);
+            }
+            prop_assert!(a.min <= a.p50 && a.p50 <= a.p95 && a.p95 <= a.p99 && a.p99 <= a.max);
+            // Between two borders one value holds: the last at or before the first of them.
+            let (mut held, mut known) = (0.0, 0.0);
+            let mut borders: Vec<i64> = all.iter().map(|s| s.ts.0).chain([0, MINUTE]).collect();
+            borders.sort_unstable();
+            for pair in borders.windows(2) {
+                let value = all.iter().rfind(|s| s.ts.0 <= pair[0]).map(|s| s.value).or(carried);
+                if let Some(value) = value {
+                    held += value * (pair[1] - pair[0]) as f64;
+                    known += (pair[1] - pair[0]) as f64;
+                }
+            }
+            prop_assert!((a.time_weighted_mean - held / known).abs() < 1e-6);
+            prop_assert!((a.coverage - known / MINUTE as f64).abs() < 1e-12);
+        }
+    }
+
+    const GOLDEN_SUM: f64 = 226.061_881_999_999_97;
+    const GOLDEN_MEAN: f64 = 22.606_188_2;
+    const GOLDEN_STDDEV: f64 = 21.416_508_045_533_81;
+    const GOLDEN_P50: f64 = 20.875;
+    const GOLDEN_P95: f64 = 55.320_985_099_999_94;
+    const GOLDEN_P99: f64 = 71.812_902_619_999_99;
+    const GOLDEN_TWM: f64 = 24.813_485_999_999_997;
+    const GOLDEN_TWM_CARRIED: f64 = 26.066_594_566_666_666;
 }

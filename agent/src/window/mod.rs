@@ -62,3 +62,6 @@ pub fn windowed_value(row: &Row) -> Option<f64> {
     let believed = has_trusted_time(row) && has_trusted_value(row.quality);
     row.value.numeric().filter(|v| believed && v.is_finite())
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,6 @@ struct Device {
 struct Series {
     device: u32,
     id: SeriesId,
-    keys: Vec<u32>,
 }
 
 /// One window of one device.
@@ -120,8 +119,6 @@ pub struct Plan {
     pub windows: Vec<DueWindow>,
     /// Series of the windows.
     pub series: Vec<PlanSeries>,
-    /// Dictionary keys to places in `series`.
-    pub keys: HashMap<u32, u32>,
     /// Names and sizes of the definitions.
     pub definitions: Vec<(Arc<str>, i64)>,
 }
@@ -349,8 +346,7 @@ impl Windows {
 
     fn plan(&self, due: &[(Unit, &Waiting)], now: Timestamp) -> Plan {
         let mut places: HashMap<u32, u32> = HashMap::new();
-        let (mut series, mut keys, mut windows, mut spans) =
-            (Vec::new(), HashMap::new(), Vec::new(), Vec::new());
+        let (mut series, mut windows, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (unit, waiting) in due {
             let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
             let end = align::end_of(unit.start, definition.window.size);
@@ -363,7 +359,6 @@ impl Windows {
                     let place = series.len() as u32;
                     let (namespace, name) = (device.namespace.clone(), Arc::clone(&device.name));
                     series.push(PlanSeries { namespace, device: name, id: known.id });
-                    keys.extend(known.keys.iter().map(|key| (*key, place)));
                     place
                 });
                 let readings = self.expected(unit, waiting, touched);
@@ -390,7 +385,6 @@ impl Windows {
             spans: merged(spans),
             windows,
             series,
-            keys,
             definitions: self.definitions.iter().map(|d| (Arc::clone(&d.name), d.window.size)).collect(),
         }
     }
@@ -423,6 +417,25 @@ impl Windows {
                 self.forget(unit, series, passed.through);
             }
         }
+    }
+
+    /// Whether these decisions may be dropped, but for what [`Windows::still_needed`] keeps of them: none of their windows
+    /// can be corrected any more, as of the last [`Windows::due`]. Dropped earlier, a correction would begin again with
+    /// the first revision.
+    pub fn may_drop(&self, decided: &Decided) -> bool {
+        decided.decisions.iter().all(|decision| {
+            let name = (decision.namespace.clone(), Arc::clone(&decision.device));
+            let definition = self.definitions.iter().position(|d| d.name == decision.window);
+            let device = self.device_numbers.get(&name).and_then(|&n| self.devices.get(n as usize));
+            match (definition, device) {
+                (Some(definition), Some(device)) => device
+                    .closings
+                    .get(definition)
+                    .is_some_and(|closing| closing.standing(decision.end) == Standing::Settled),
+                (None, _) => true,
+                (Some(_), None) => false,
+            }
+        })
     }
 
     /// Of decisions that are about to be dropped for their age, those that still say up to where a device's windows are
@@ -580,10 +593,9 @@ impl Windows {
         let device = self.device_of(&entry.namespace, &entry.device);
         let series = &mut self.series;
         let number = *self.series_numbers.entry((entry.namespace.clone(), entry.id)).or_insert_with(|| {
-            series.push(Series { device, id: entry.id, keys: Vec::new() });
+            series.push(Series { device, id: entry.id });
             (series.len() - 1) as u32
         });
-        self.series.get_mut(number as usize)?.keys.push(key);
         self.keys.insert(key, number);
         Some(number)
     }
