@@ -478,8 +478,8 @@ mod tests {
         let catalog =
             SqliteCatalog::open(&path, FileIO::new_with_memory(), "memory:///w".into()).await.unwrap();
         let (a, ab) = (NamespaceIdent::new("a".into()), NamespaceIdent::from_strs(["a", "b"]).unwrap());
-        assert_eq!(catalog.list_namespaces(None).await.unwrap(), [a.clone()]);
-        assert_eq!(catalog.list_namespaces(Some(&a)).await.unwrap(), [ab.clone()]);
+        assert_eq!(catalog.list_namespaces(None).await.unwrap(), vec![a.clone()]);
+        assert_eq!(catalog.list_namespaces(Some(&a)).await.unwrap(), vec![ab.clone()]);
         let tables = catalog.list_tables(&ab).await.unwrap();
         assert_eq!(tables, [TableIdent::new(ab, "t".into())]);
         assert!(!catalog.namespace_exists(&NamespaceIdent::new("other".into())).await.unwrap());

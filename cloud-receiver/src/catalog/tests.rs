@@ -333,6 +333,36 @@ async fn a_receiver_with_another_ledger_stops_and_one_with_an_older_ledger_too()
 }
 
 #[tokio::test]
+async fn an_operators_rollback_stops_the_table() {
+    let world = World::new().await;
+    let first = settle(&world.lake, 1, None, vec![world.segment("gw-1", 1, 3)]).await.unwrap();
+    let second = settle(&world.lake, 2, Some(first), vec![world.segment("gw-1", 2, 3)]).await;
+    roll_back(&world.look().await, first, &world.lake).await;
+
+    let back = world.look().await;
+    assert_eq!((back.batch, back.snapshot), (2, Some(first)), "the number stays, `main` went back");
+    for (batch, last) in [(3, second), (2, Some(first))] {
+        let verdict = decide(&back, &view(&back, batch, last));
+        let expected = StopReason::RolledBack { table: back.name(), batch: 2, snapshot: second };
+        assert_eq!(verdict, Verdict::Stop(expected));
+    }
+}
+
+/// Moves `main` back to `snapshot`, as an engine's rollback does.
+async fn roll_back(at: &Look, snapshot: i64, lake: &Lake) {
+    use iceberg::MetadataLocation;
+    use iceberg::spec::{MAIN_BRANCH, SnapshotReference, SnapshotRetention};
+    let old = at.loaded.metadata_location().unwrap().to_owned();
+    let main = SnapshotReference::new(snapshot, SnapshotRetention::branch(None, None, None));
+    let builder = at.loaded.metadata().clone().into_builder(Some(old.clone()));
+    let metadata = builder.set_ref(MAIN_BRANCH, main).unwrap().build().unwrap().metadata;
+    let new = old.parse::<MetadataLocation>().unwrap().with_next_version();
+    metadata.write_to(at.loaded.file_io(), &new).await.unwrap();
+    lake.catalog.drop_table(at.loaded.identifier()).await.unwrap();
+    lake.catalog.register_table(at.loaded.identifier(), new.to_string()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_table_that_was_dropped_and_made_again_stops() {
     let world = World::new().await;
     let first = settle(&world.lake, 1, None, vec![world.segment("gw-1", 1, 3)]).await;
