@@ -3,7 +3,7 @@
 use askama::Template;
 use tributary_contract::time::Timestamp;
 
-use super::{Fleet, GatewayRow, TableRow, Word};
+use super::{Fleet, GatewayRow, TableRow, Word, instant, readable};
 
 /// The style sheet, served beside the pages.
 pub const STYLE: &str = include_str!("../../templates/style.css");
@@ -60,11 +60,6 @@ pub fn ago(then: &Option<Timestamp>, now: &Timestamp) -> String {
         7200..=172_799 => format!("{} h ago", seconds / 3600),
         _ => format!("{} days ago", seconds / 86_400),
     }
-}
-
-/// An instant to the second, as `<time>` wants it.
-pub fn instant(at: &Timestamp) -> String {
-    Timestamp(at.0.div_euclid(1_000_000) * 1_000_000).to_string()
 }
 
 /// A size for people.
