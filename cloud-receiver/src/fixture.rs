@@ -196,7 +196,8 @@ pub(crate) enum LakeFault {
 /// Tables in memory with the batch number in them, as the real ones have it.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryLake {
-    inner: Mutex<(BTreeMap<String, MemoryTable>, HashMap<String, VecDeque<LakeFault>>)>,
+    tables: Mutex<BTreeMap<String, MemoryTable>>,
+    faults: Mutex<HashMap<String, VecDeque<LakeFault>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -211,11 +212,11 @@ pub(crate) struct MemoryTable {
 impl MemoryLake {
     /// The next attempt at `table` meets `fault`.
     pub(crate) fn fail_next(&self, table: &str, fault: LakeFault) {
-        self.inner.lock().unwrap().1.entry(table.to_owned()).or_default().push_back(fault);
+        self.faults.lock().unwrap().entry(table.to_owned()).or_default().push_back(fault);
     }
 
     pub(crate) fn table(&self, name: &str) -> Option<MemoryTable> {
-        self.inner.lock().unwrap().0.get(name).cloned()
+        self.tables.lock().unwrap().get(name).cloned()
     }
 }
 
@@ -223,15 +224,15 @@ impl MemoryLake {
 impl Register for MemoryLake {
     async fn attempt(&self, offer: &Offer) -> Result<Attempt, String> {
         let name = format!("{}.{}", offer.namespace, offer.table);
-        let mut inner = self.inner.lock().unwrap();
-        let fault = inner.1.get_mut(&name).and_then(VecDeque::pop_front);
+        let fault = self.faults.lock().unwrap().get_mut(&name).and_then(VecDeque::pop_front);
         match &fault {
             Some(LakeFault::Unreachable) => return Err("no route".into()),
             Some(LakeFault::Conflict) => return Ok(Attempt::Again("another commit".into())),
             Some(LakeFault::Stop(sentence)) => return Ok(Attempt::Stop(sentence.clone())),
             Some(LakeFault::LandsUnheard | LakeFault::LandsUnknown) | None => {}
         }
-        let table = inner.0.entry(name).or_insert_with(|| MemoryTable {
+        let mut tables = self.tables.lock().unwrap();
+        let table = tables.entry(name).or_insert_with(|| MemoryTable {
             uuid: Uuid::new_v4(),
             ledger: offer.ledger.clone(),
             batch: 0,
