@@ -3,10 +3,10 @@
 //! In: the ledger's facts, the receiver's own health, a moment. Out: one [`Fleet`], the worst first, drawn as HTML or
 //! JSON. Absent on purpose: state of its own, scripts, and any way to change something.
 
-pub mod ask;
-pub mod page;
 pub mod roster;
+pub mod page;
 pub mod server;
+pub mod ask;
 #[cfg(test)]
 mod tests;
 
@@ -137,4 +137,14 @@ pub struct TableRow {
     pub settled_at: Option<Timestamp>,
     /// Why nothing more is registered, if so.
     pub stopped: Option<String>,
+}
+
+/// An instant to the second, as RFC 3339 has it.
+pub fn instant(at: &Timestamp) -> String {
+    Timestamp(at.0.div_euclid(1_000_000) * 1_000_000).to_string()
+}
+
+/// An instant to the second, as people read it: `2026-03-01 12:00:05`, in UTC.
+pub fn readable(at: &Timestamp) -> String {
+    instant(at).replace('T', " ").trim_end_matches('Z').to_owned()
 }

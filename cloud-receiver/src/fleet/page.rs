@@ -3,7 +3,7 @@
 use askama::Template;
 use tributary_contract::time::Timestamp;
 
-use super::{Fleet, GatewayRow, TableRow, Word};
+use super::{Fleet, GatewayRow, TableRow, Word, instant, readable};
 
 /// The style sheet, served beside the pages.
 pub const STYLE: &str = include_str!("../../templates/style.css");
@@ -62,11 +62,6 @@ pub fn ago(then: &Option<Timestamp>, now: &Timestamp) -> String {
     }
 }
 
-/// An instant to the second, as `<time>` wants it.
-pub fn instant(at: &Timestamp) -> String {
-    Timestamp(at.0.div_euclid(1_000_000) * 1_000_000).to_string()
-}
-
 /// A size for people.
 pub fn size(bytes: &Option<u64>) -> String {
     bytes.map_or_else(|| "–".to_owned(), |b| bytesize::ByteSize(b).to_string())
@@ -77,7 +72,7 @@ pub fn count(n: &u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push('\u{202f}');
         }
         out.push(digit);

@@ -5,7 +5,7 @@ use tributary_contract::reject::QuarantineReason as Reason;
 use tributary_contract::status::Health;
 use tributary_contract::time::Timestamp;
 
-use super::{EpochRow, Fleet, GatewayRow, TableRow, Word};
+use super::{EpochRow, Fleet, GatewayRow, TableRow, Word, readable};
 use crate::dedupe::{EpochFacts, GatewayFacts, TableState};
 use crate::pipeline::health::Failing;
 use crate::receipt::missing;
@@ -28,7 +28,7 @@ pub fn fleet(
 ) -> Fleet {
     let mut gateways: Vec<GatewayRow> = gateways.into_iter().map(|g| gateway(g, now)).collect();
     gateways.sort_by(|a, b| (a.health, &a.gateway).cmp(&(b.health, &b.gateway)));
-    let failing = failing.iter().map(|f| format!("{}, since {}", f.why, f.since)).collect();
+    let failing = failing.iter().map(|f| format!("{}, since {} UTC", f.why, readable(&f.since))).collect();
     Fleet { at: now, gateways, tables: tables.into_iter().map(table).collect(), failing, strays }
 }
 
@@ -122,7 +122,7 @@ fn verdict(facts: &GatewayFacts, account: Option<&Account>, now: Timestamp) -> (
     }
     match facts.last_seen {
         Some(seen) if now.since(seen) > SILENT_AFTER => {
-            found.push((Word::Silent, format!("nothing came from it since {seen}")));
+            found.push((Word::Silent, format!("nothing came from it since {} UTC", readable(&seen))));
         }
         Some(_) => {}
         None => found.push((Word::Silent, "nothing sound ever came from it".to_owned())),
@@ -130,7 +130,10 @@ fn verdict(facts: &GatewayFacts, account: Option<&Account>, now: Timestamp) -> (
     if let Some(oldest) = account.and_then(|a| a.oldest_unsafe)
         && now.since(oldest) > BEHIND_AFTER
     {
-        found.push((Word::Behind, format!("its oldest reading that isn't in the tables is of {oldest}")));
+        found.push((
+            Word::Behind,
+            format!("its oldest reading that isn't in the tables is of {} UTC", readable(&oldest)),
+        ));
     }
     let refused = refused().count();
     if refused > 0 {

@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use tributary_contract::key::SegmentKey;
 use tributary_contract::manifest::MANIFEST_KEY;
 use tributary_contract::time::Timestamp;
@@ -53,10 +53,15 @@ pub fn read(bytes: Bytes, key: &SegmentKey) -> Result<Content, Trouble> {
 
 /// Reads a footer from the last bytes of a file. `Ok(Err(n))` if the last `n` bytes are needed.
 pub fn read_footer(tail: &Bytes) -> Result<Result<Arc<ParquetMetaData>, u64>, String> {
-    let parse = || match ParquetMetaDataReader::new().parse_and_finish(tail) {
-        Ok(footer) => Ok(Ok(Arc::new(footer))),
-        Err(ParquetError::NeedMoreData(n)) => Ok(Err(n as u64)),
-        Err(e) => Err(e.to_string()),
+    let parse = || {
+        let end: &[u8; 8] = tail.last_chunk().ok_or_else(|| "it is shorter than 8 bytes".to_owned())?;
+        let length = FooterTail::try_new(end).map_err(|e| e.to_string())?.metadata_length();
+        let needed = (length as u64).saturating_add(end.len() as u64);
+        if needed > tail.len() as u64 {
+            return Ok(Err(needed));
+        }
+        let footer = ParquetMetaDataReader::new().parse_and_finish(tail).map_err(|e| e.to_string())?;
+        Ok(Ok(Arc::new(footer)))
     };
     guarded(parse).unwrap_or_else(|| Err(BROKE.to_owned()))
 }
