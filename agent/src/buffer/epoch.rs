@@ -293,8 +293,8 @@ impl Buffer {
         let mut partly = Vec::new();
         {
             let sql =
-                "SELECT id, epoch, first_seq, rows, min_ts, max_ts, min_received, committed_at, m.waiting
-                       FROM batch LEFT JOIN mark m ON m.batch = id ORDER BY id";
+                "SELECT id, epoch, first_seq, b.rows, min_ts, max_ts, min_received, committed_at, m.waiting
+                       FROM batch b LEFT JOIN mark m ON m.batch = id ORDER BY id";
             let mut select = self.sql.prepare(sql)?;
             let mut found = select.query([])?;
             while let Some(row) = found.next()? {

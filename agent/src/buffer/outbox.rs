@@ -333,19 +333,26 @@ pub(super) fn forget_released<'a>(
     Ok(())
 }
 
-/// Removes the files of released segments that a crash left behind, and tells their rows.
+/// Removes the files of released and superseded segments that a crash left behind, and tells the rows of released ones.
 pub(super) fn sweep_released(
     sql: &Connection,
     files: &Files,
     epoch_of: impl Fn(u32) -> Option<Epoch>,
 ) -> Result<Vec<(u32, u64)>, BufferError> {
-    let mut select = sql.prepare("SELECT epoch, number FROM outbox WHERE state = 'released'")?;
-    let found = select.query_map([], |r| Ok((r.get::<_, u32>(0)?, uint(r.get(1)?))))?;
-    let gone = found.collect::<Result<Vec<_>, _>>()?;
-    for (ordinal, number) in &gone {
-        if let (Some(epoch), Ok(number)) = (epoch_of(*ordinal), Number::new(*number)) {
+    let mut select =
+        sql.prepare("SELECT epoch, number, state FROM outbox WHERE state IN ('released', 'superseded')")?;
+    let found =
+        select.query_map([], |r| Ok((r.get::<_, u32>(0)?, uint(r.get(1)?), r.get::<_, String>(2)?)))?;
+    let mut gone = Vec::new();
+    for row in found {
+        let (ordinal, number, state) = row?;
+        if let (Some(epoch), Ok(number)) = (epoch_of(ordinal), Number::new(number)) {
             files.remove(&files.segment(epoch, number))?;
         }
+        if state == "released" {
+            gone.push((ordinal, number));
+        }
     }
+    sync_parent(&files.dir().join("segments/any"))?;
     Ok(gone)
 }
