@@ -190,12 +190,14 @@ fn each_operation_may_die_at_each_of_its_points() {
     for at in 0..story.len() {
         for points in 0.. {
             let mut run = Run::new();
+            let mut dead = false;
             for (i, op) in story.into_iter().enumerate() {
                 if i == at {
                     run.world.script.die_after(points);
                 }
                 let out = run.step(op);
                 if i == at && out.is_err() {
+                    dead = true;
                     died.insert(*run.world.script.seen.lock().unwrap().last().unwrap());
                 }
                 run.world.script.live();
@@ -203,10 +205,8 @@ fn each_operation_may_die_at_each_of_its_points() {
                     run.recover(&[]);
                 }
             }
-            run.world.script.seen.lock().unwrap().clear();
-            let more = points < 20;
             run.finish(true);
-            if !more {
+            if !dead {
                 break;
             }
         }
