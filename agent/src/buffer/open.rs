@@ -367,7 +367,6 @@ fn log_fault(files: &Files) -> Result<Option<String>, BufferError> {
 }
 
 /// Opens and checks; the inner error says why the database can't be used. Also tells which rows can't.
-#[expect(clippy::type_complexity, reason = "used once; a type of its own would say less")]
 fn trusted(
     files: &Files,
     settings: &OpenSettings,

@@ -369,7 +369,7 @@ fn the_thread_answers_in_order_and_survives_a_panic_by_saying_so() {
         let thread = BufferThread::start(buffer).unwrap();
         let appended = thread.run(move |b| b.append(batch, &sources())).await.unwrap().unwrap();
         assert_eq!(appended.rows.len(), 2);
-        let panicked = thread.run(|_| panic!("on purpose")).await.map(|()| ()).unwrap_err();
+        let panicked = thread.run::<()>(|_| panic!("on purpose")).await.unwrap_err();
         assert!(panicked.to_string().contains("on purpose"), "{panicked}");
         let refused = thread.run(|b| b.stats()).await.unwrap().unwrap_err();
         assert!(matches!(refused, BufferError::Poisoned));
