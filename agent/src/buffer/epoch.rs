@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use tributary_contract::id::{Epoch, Number};
 use tributary_contract::quality::Doubt;
 use tributary_contract::reject::GapReason;
+use tributary_contract::series::{SeriesId, Tags};
 use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
@@ -16,7 +17,7 @@ use super::journal::{Mark, Stored, load_batch};
 use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
-use super::row::{GapRow, Row};
+use super::row::{GapRow, Row, SeriesEntry};
 use super::{Buffer, EpochBook, rejects, uint};
 
 /// Rows of one batch of those that a move writes.
@@ -293,8 +294,8 @@ impl Buffer {
         let mut partly = Vec::new();
         {
             let sql =
-                "SELECT id, epoch, first_seq, rows, min_ts, max_ts, min_received, committed_at, m.waiting
-                       FROM batch LEFT JOIN mark m ON m.batch = id ORDER BY id";
+                "SELECT id, epoch, first_seq, b.rows, min_ts, max_ts, min_received, committed_at, m.waiting
+                       FROM batch b LEFT JOIN mark m ON m.batch = id ORDER BY id";
             let mut select = self.sql.prepare(sql)?;
             let mut found = select.query([])?;
             while let Some(row) = found.next()? {
@@ -313,6 +314,9 @@ impl Buffer {
         for span in partly {
             let rows = load_batch(&self.sql, span.id)?.rows()?;
             let taken = Mark::load(&self.sql, span.id, span.rows)?.taken();
+            if let Some(row) = rows.iter().find(|row| self.dictionary.get(row.series).is_none()) {
+                return Err(super::corrupt("series of a reading")(row.series.to_string()));
+            }
             let free = (0u32..).zip(&rows).filter(|(i, _)| !taken.contains(*i)).map(|(_, row)| row);
             self.waiting.add(&span, free, &self.dictionary);
             self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
@@ -336,39 +340,43 @@ impl Buffer {
     }
 }
 
-/// All series as stored, with the last epochs that saw and that told them.
-pub(super) fn read_series(
-    sql: &Connection,
-) -> Result<Vec<(super::row::SeriesEntry, u32, Option<u32>)>, BufferError> {
-    use tributary_contract::series::{SeriesId, Tags};
-    let mut select = sql.prepare(
-        "SELECT key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in, sealed_in
-         FROM series ORDER BY key",
-    )?;
+pub(super) const SERIES_COLUMNS: &str =
+    "key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in, sealed_in";
+
+/// A series as stored, with the last epochs that saw and that told it.
+pub(super) type StoredSeries = (SeriesEntry, u32, Option<u32>);
+
+/// Reads a row of [`SERIES_COLUMNS`].
+pub(super) fn read_series_row(r: &rusqlite::Row<'_>) -> Result<StoredSeries, BufferError> {
+    let (device, metric, tags): (String, String, String) = (r.get(3)?, r.get(4)?, r.get(5)?);
+    let tags: Tags = serde_json::from_str(&tags).map_err(|_| super::corrupt("tags")(tags))?;
+    let kind: String = r.get(7)?;
+    let kinds = ["double", "long", "boolean", "string", "mixed"];
+    let entry = SeriesEntry {
+        key: r.get(0)?,
+        id: SeriesId::of(&device, &metric, &tags),
+        namespace: r.get::<_, String>(1)?.parse()?,
+        source: r.get(2)?,
+        device,
+        metric,
+        tags,
+        unit: r.get(6)?,
+        value_type: kinds
+            .into_iter()
+            .find(|k| *k == kind)
+            .ok_or_else(|| super::corrupt("value type")(kind))?,
+        first_ts: Timestamp(r.get(8)?),
+        last_ts: Timestamp(r.get(9)?),
+    };
+    Ok((entry, r.get(10)?, r.get(11)?))
+}
+
+fn read_series(sql: &Connection) -> Result<Vec<StoredSeries>, BufferError> {
+    let mut select = sql.prepare(&format!("SELECT {SERIES_COLUMNS} FROM series ORDER BY key"))?;
     let mut found = select.query([])?;
     let mut out = Vec::new();
     while let Some(r) = found.next()? {
-        let (device, metric, tags): (String, String, String) = (r.get(3)?, r.get(4)?, r.get(5)?);
-        let tags: Tags = serde_json::from_str(&tags).map_err(|_| super::corrupt("tags")(tags))?;
-        let kind: String = r.get(7)?;
-        let kinds = ["double", "long", "boolean", "string", "mixed"];
-        let entry = super::row::SeriesEntry {
-            key: r.get(0)?,
-            id: SeriesId::of(&device, &metric, &tags),
-            namespace: r.get::<_, String>(1)?.parse()?,
-            source: r.get(2)?,
-            device,
-            metric,
-            tags,
-            unit: r.get(6)?,
-            value_type: kinds
-                .into_iter()
-                .find(|k| *k == kind)
-                .ok_or_else(|| super::corrupt("value type")(kind))?,
-            first_ts: Timestamp(r.get(8)?),
-            last_ts: Timestamp(r.get(9)?),
-        };
-        out.push((entry, r.get(10)?, r.get(11)?));
+        out.push(read_series_row(r)?);
     }
     Ok(out)
 }

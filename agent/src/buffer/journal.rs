@@ -113,43 +113,51 @@ impl Mark {
     }
 
     pub(super) fn load(sql: &Connection, batch: i64, rows: u32) -> Result<Self, BufferError> {
-        let mut found = sql.prepare_cached("SELECT ended, sealed, shed, moved FROM mark WHERE batch = ?1")?;
-        let stored = found.query_row([batch], |r| {
-            Ok((
-                r.get::<_, u32>(0)?,
-                r.get::<_, Vec<u8>>(1)?,
-                r.get::<_, Vec<u8>>(2)?,
-                r.get::<_, Vec<u8>>(3)?,
-            ))
-        });
-        let Some((ended, sealed, shed, moved)) = stored.optional()? else {
-            return Ok(Self { rows, ..Self::default() });
-        };
-        let set = |bytes: &[u8]| {
-            RowSet::decode(bytes, rows)
-                .map_err(|e| BufferError::Damaged { batch, why: format!("bitmap: {e}") })
-        };
-        Ok(Self { rows, ended, sealed: set(&sealed)?, shed: set(&shed)?, moved: set(&moved)? })
+        let sql_text = format!("SELECT {MARK_COLUMNS} FROM mark WHERE batch = ?1");
+        let mut found = sql.prepare_cached(&sql_text)?;
+        let mut found = found.query([batch])?;
+        found.next()?.map_or(Ok(Self { rows, ..Self::default() }), Self::read)
+    }
+
+    /// Reads a row of [`MARK_COLUMNS`].
+    pub(super) fn read(r: &rusqlite::Row<'_>) -> Result<Self, BufferError> {
+        let (batch, rows, ended): (i64, u32, u32) = (r.get(0)?, r.get(1)?, r.get(2)?);
+        let damaged = |why: String| BufferError::Damaged { batch, why };
+        let sets: [Vec<u8>; 3] = [r.get(3)?, r.get(4)?, r.get(5)?];
+        if r.get::<_, i64>(6)? != Self::checksum(batch, rows, ended, &sets) {
+            return Err(damaged("checksum of its bitmaps is wrong".into()));
+        }
+        let set = |bytes: &[u8]| RowSet::decode(bytes, rows).map_err(|e| damaged(format!("bitmap: {e}")));
+        let [sealed, shed, moved] = &sets;
+        Ok(Self { rows, ended, sealed: set(sealed)?, shed: set(shed)?, moved: set(moved)? })
+    }
+
+    fn checksum(batch: i64, rows: u32, ended: u32, sets: &[Vec<u8>; 3]) -> i64 {
+        let mut crc = crc32fast::Hasher::new();
+        [batch, i64::from(rows), i64::from(ended)].iter().for_each(|n| crc.update(&n.to_le_bytes()));
+        for set in sets {
+            crc.update(&(set.len() as u64).to_le_bytes());
+            crc.update(set);
+        }
+        i64::from(crc.finalize())
     }
 
     pub(super) fn save(&self, sql: &Connection, batch: i64) -> Result<(), BufferError> {
         let waiting = self.rows.saturating_sub(self.taken().len());
+        let sets = [self.sealed.encode(), self.shed.encode(), self.moved.encode()];
+        let crc = Self::checksum(batch, self.rows, self.ended, &sets);
+        let [sealed, shed, moved] = sets;
         sql.prepare_cached(
-            "INSERT INTO mark (batch, rows, waiting, ended, sealed, shed, moved) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-             ON CONFLICT (batch) DO UPDATE SET waiting = ?3, ended = ?4, sealed = ?5, shed = ?6, moved = ?7",
+            "INSERT INTO mark (batch, rows, waiting, ended, crc, sealed, shed, moved)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (batch) DO UPDATE SET waiting = ?3, ended = ?4, crc = ?5, sealed = ?6, shed = ?7, moved = ?8",
         )?
-        .execute(params![
-            batch,
-            self.rows,
-            waiting,
-            self.ended,
-            self.sealed.encode(),
-            self.shed.encode(),
-            self.moved.encode()
-        ])?;
+        .execute(params![batch, self.rows, waiting, self.ended, crc, sealed, shed, moved])?;
         Ok(())
     }
 }
+
+pub(super) const MARK_COLUMNS: &str = "batch, rows, ended, sealed, shed, moved, crc";
 
 /// A batch as stored.
 pub(super) struct Stored {

@@ -20,6 +20,7 @@
 mod bits;
 mod block;
 mod books;
+mod check;
 mod dictionary;
 pub mod entry;
 mod epoch;

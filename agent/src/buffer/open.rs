@@ -8,10 +8,11 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tributary_contract::id::{Epoch, Number, SegmentId};
 use tributary_contract::key::SegmentKey;
 
+use super::check::{self, Fault};
 use super::dictionary::Dictionary;
 use super::error::{BufferError, OpenError};
 use super::files::{Files, SegmentFile};
-use super::journal::{STORED_COLUMNS, Spans, Stored};
+use super::journal::Spans;
 use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::readback::ReadbackItem;
@@ -75,10 +76,18 @@ impl Buffer {
     /// new epoch begins. Refused are a folder that another process has, another gateway's, a later version's, and a disk
     /// that doesn't answer.
     pub fn open(settings: &OpenSettings) -> Result<Opened, OpenError> {
+        match Self::open_once(settings, false) {
+            // After a clean stop not everything is looked at: what is damaged all the same is found by the careful way.
+            Err(OpenError::Buffer(e)) if is_about_content(&e) => Self::open_once(settings, true),
+            other => other,
+        }
+    }
+
+    fn open_once(settings: &OpenSettings, careful: bool) -> Result<Opened, OpenError> {
         let files = Files::lock(&settings.dir, settings.faults.clone())?;
         let mut events = Vec::new();
         let lease = read_lease(&files, settings, &mut events)?;
-        let clean = lease.as_ref().is_some_and(|l| l.clean.is_some());
+        let clean = !careful && lease.as_ref().is_some_and(|l| l.clean.is_some());
         let (sql, doubt) = open_database(&files, settings, clean, &mut events)?;
         let mut epochs = load_epochs(&sql)?;
         let found = files.segments()?;
@@ -315,11 +324,11 @@ fn open_database(
     }
     match trusted(files, settings, clean)? {
         Ok((sql, bad)) => {
-            if !bad.is_empty() {
-                let why = format!("batches {bad:?} have a wrong checksum");
+            if let Some(first) = bad.first() {
+                let why = format!("{} rows of the database are damaged, first {first}", bad.len());
                 let aside = Some(files.aside(settings.now.micros())?);
                 events.push(OpenEvent::Damaged { why: why.clone(), aside });
-                remove_batches(&sql, &bad, &why)?;
+                check::repair(&sql, &bad, &why)?;
                 doubt.get_or_insert(why);
             }
             let kept: Option<Vec<u8>> = sql
@@ -332,7 +341,7 @@ fn open_database(
         Err(why) => {
             let folder = files.aside(settings.now.micros())?;
             events.push(OpenEvent::Damaged { why: why.clone(), aside: Some(folder.clone()) });
-            let (batches, lost) = salvage::salvage(files, &folder, &why)?;
+            let (batches, lost) = salvage::salvage(files, &folder, &settings.gateway, &why)?;
             events.push(OpenEvent::Salvaged { batches, lost });
             files.take_salvaged()?;
             let sql = sqlite::open(&files.database()).map_err(BufferError::from)?;
@@ -367,15 +376,14 @@ fn log_fault(files: &Files) -> Result<Option<String>, BufferError> {
     })
 }
 
-/// Opens and checks; the inner error says why the database can't be used. Also tells batches with a wrong checksum.
-#[expect(clippy::type_complexity, reason = "used once; a type of its own would say less")]
+/// Opens and checks; the inner error says why the database can't be used. Also tells which rows can't.
 fn trusted(
     files: &Files,
     settings: &OpenSettings,
     clean: bool,
-) -> Result<Result<(Connection, Vec<i64>), String>, OpenError> {
+) -> Result<Result<(Connection, Vec<Fault>), String>, OpenError> {
     let path = files.database();
-    match look(files, clean) {
+    match look(files, settings, clean) {
         Ok((_, version, _, _)) if version > sqlite::SCHEMA => {
             Err(OpenError::Newer { path, got: version, known: sqlite::SCHEMA })
         }
@@ -391,9 +399,9 @@ fn trusted(
     }
 }
 
-type Look = (Connection, i64, Option<String>, Vec<i64>);
+type Look = (Connection, i64, Option<String>, Vec<Fault>);
 
-fn look(files: &Files, clean: bool) -> Result<Look, BufferError> {
+fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, BufferError> {
     let sql = sqlite::open(&files.database())?;
     let version = sqlite::version(&sql)?;
     if version > sqlite::SCHEMA {
@@ -410,21 +418,19 @@ fn look(files: &Files, clean: bool) -> Result<Look, BufferError> {
         return Err(BufferError::Corrupt(format!("the database is damaged: {fault}")));
     }
     let gateway = sql.query_row("SELECT gateway FROM state", [], |r| r.get(0)).optional()?;
-    load_epochs(&sql)?;
-    super::epoch::read_series(&sql)?;
-    let mut bad = Vec::new();
-    if !clean {
-        let mut select = sql.prepare(&format!("SELECT {STORED_COLUMNS} FROM batch ORDER BY id"))?;
-        let mut found = select.query([])?;
-        while let Some(row) = found.next()? {
-            match Stored::read(row) {
-                Ok(stored) if stored.rows().is_ok() => {}
-                Ok(stored) => bad.push(stored.span.id),
-                Err(_) => bad.push(row.get(0)?),
-            }
-        }
+    let faults = if clean { Vec::new() } else { check::faults(&sql, &settings.gateway)? };
+    Ok((sql, version, gateway, faults))
+}
+
+fn is_about_content(e: &BufferError) -> bool {
+    match e {
+        BufferError::Damaged { .. }
+        | BufferError::Corrupt(_)
+        | BufferError::Law(_)
+        | BufferError::Number(_) => true,
+        BufferError::Sqlite(e) => is_damage(e),
+        _ => false,
     }
-    Ok((sql, version, gateway, bad))
 }
 
 /// Whether an error means that the file's content is wrong, rather than that the disk or the system refuses.
@@ -441,18 +447,20 @@ fn is_damage(e: &rusqlite::Error) -> bool {
     }
 }
 
-/// Takes out batches that can't be read, with the doubt that makes the next step a new epoch in the same transaction.
-fn remove_batches(sql: &Connection, bad: &[i64], why: &str) -> Result<(), BufferError> {
-    let tx = sql.unchecked_transaction()?;
-    for id in bad {
-        tx.execute("DELETE FROM batch WHERE id = ?1", [id])?;
-        tx.execute("DELETE FROM mark WHERE batch = ?1", [id])?;
-    }
-    tx.execute(
-        "INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)",
-        params![DOUBT, why.as_bytes()],
-    )?;
-    Ok(tx.commit()?)
+pub(super) const EPOCH_COLUMNS: &str = "ordinal, epoch, last_number, last_digest, void, books";
+
+/// Reads a row of [`EPOCH_COLUMNS`].
+pub(super) fn read_epoch(r: &rusqlite::Row<'_>) -> Result<EpochBook, BufferError> {
+    let (epoch, void, books): (String, String, String) = (r.get(1)?, r.get(4)?, r.get(5)?);
+    let digest: Option<String> = r.get(3)?;
+    Ok(EpochBook {
+        ordinal: r.get(0)?,
+        epoch: epoch.parse()?,
+        last_number: uint(r.get(2)?),
+        last_digest: digest.map(|d| d.parse().map_err(|_| corrupt("digest")(d))).transpose()?,
+        void: serde_json::from_str(&void).map_err(|_| corrupt("void numbers")(void))?,
+        books: serde_json::from_str(&books).map_err(|_| corrupt("books")(books))?,
+    })
 }
 
 /// All epochs by ordinal; the counters of the newest as of its newest batch.
@@ -462,16 +470,7 @@ fn load_epochs(sql: &Connection) -> Result<BTreeMap<u32, EpochBook>, BufferError
         sql.prepare("SELECT ordinal, epoch, last_number, last_digest, void, books FROM epoch")?;
     let mut found = select.query([])?;
     while let Some(r) = found.next()? {
-        let (epoch, void, books): (String, String, String) = (r.get(1)?, r.get(4)?, r.get(5)?);
-        let digest: Option<String> = r.get(3)?;
-        let book = EpochBook {
-            ordinal: r.get(0)?,
-            epoch: epoch.parse()?,
-            last_number: uint(r.get(2)?),
-            last_digest: digest.map(|d| d.parse().map_err(|_| corrupt("digest")(d))).transpose()?,
-            void: serde_json::from_str(&void).map_err(|_| corrupt("void numbers")(void))?,
-            books: serde_json::from_str(&books).map_err(|_| corrupt("books")(books))?,
-        };
+        let book = read_epoch(r)?;
         epochs.insert(book.ordinal, book);
     }
     if let Some((ordinal, book)) = epochs.iter_mut().next_back() {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
-use tributary_contract::id::{Epoch, Namespace, Number, SegmentId};
+use tributary_contract::id::{Epoch, GatewayId, Namespace, Number, SegmentId};
 use tributary_contract::key::SegmentKey;
 use tributary_contract::range::Ranges;
 use tributary_contract::table::Table;
@@ -16,38 +16,47 @@ use super::files::{Files, sync_parent};
 use super::journal::Mark;
 use super::{Buffer, EpochBook, corrupt, int, uint};
 
-const COLUMNS: &str = "epoch, number, namespace, tbl, day, digest, size, rows, progress, attempts, next_at";
+pub(super) const COLUMNS: &str =
+    "epoch, number, namespace, tbl, day, digest, size, rows, progress, attempts, next_at";
 
 pub(super) fn to_json(progress: &Progress) -> Result<String, BufferError> {
     serde_json::to_string(progress)
         .map_err(|e| BufferError::Corrupt(format!("progress can't be written: {e}")))
 }
 
+/// Reads a row of [`COLUMNS`].
+pub(super) fn read_entry(
+    r: &rusqlite::Row<'_>,
+    gateway: &GatewayId,
+    epoch_of: impl Fn(u32) -> Option<Epoch>,
+) -> Result<Entry, BufferError> {
+    let text = |i: usize| r.get::<_, String>(i);
+    let ordinal: u32 = r.get(0)?;
+    let epoch = epoch_of(ordinal).ok_or_else(|| corrupt("epoch of a segment")(ordinal.to_string()))?;
+    let number = Number::new(uint(r.get(1)?))?;
+    let key = SegmentKey {
+        id: SegmentId { gateway: gateway.clone(), epoch, number },
+        namespace: Namespace::new(text(2)?)?,
+        table: text(3)?.parse().map_err(|_| corrupt("table")(text(3).unwrap_or_default()))?,
+        day: text(4)?.parse().map_err(|_| corrupt("day")(text(4).unwrap_or_default()))?,
+    };
+    Ok(Entry {
+        number,
+        epoch,
+        key,
+        digest: text(5)?.parse().map_err(|_| corrupt("digest")(text(5).unwrap_or_default()))?,
+        size: uint(r.get(6)?),
+        rows: uint(r.get(7)?),
+        state: serde_json::from_str(&text(8)?)
+            .map_err(|_| corrupt("progress")(text(8).unwrap_or_default()))?,
+        attempts: r.get(9)?,
+        next_at: Timestamp(r.get(10)?),
+    })
+}
+
 impl Buffer {
     fn entry(&self, r: &rusqlite::Row<'_>) -> Result<Entry, BufferError> {
-        let text = |i: usize| r.get::<_, String>(i);
-        let ordinal: u32 = r.get(0)?;
-        let epoch = self.book(ordinal).map(|b| b.epoch);
-        let epoch = epoch.ok_or_else(|| corrupt("epoch of a segment")(ordinal.to_string()))?;
-        let number = Number::new(uint(r.get(1)?))?;
-        let key = SegmentKey {
-            id: SegmentId { gateway: self.gateway.clone(), epoch, number },
-            namespace: Namespace::new(text(2)?)?,
-            table: text(3)?.parse().map_err(|_| corrupt("table")(text(3).unwrap_or_default()))?,
-            day: text(4)?.parse().map_err(|_| corrupt("day")(text(4).unwrap_or_default()))?,
-        };
-        Ok(Entry {
-            number,
-            epoch,
-            key,
-            digest: text(5)?.parse().map_err(|_| corrupt("digest")(text(5).unwrap_or_default()))?,
-            size: uint(r.get(6)?),
-            rows: uint(r.get(7)?),
-            state: serde_json::from_str(&text(8)?)
-                .map_err(|_| corrupt("progress")(text(8).unwrap_or_default()))?,
-            attempts: r.get(9)?,
-            next_at: Timestamp(r.get(10)?),
-        })
+        read_entry(r, &self.gateway, |ordinal| self.book(ordinal).map(|b| b.epoch))
     }
 
     /// Segments to be sent that may be tried now, oldest first, at most `limit`. Held ones aren't among them.
@@ -333,19 +342,26 @@ pub(super) fn forget_released<'a>(
     Ok(())
 }
 
-/// Removes the files of released segments that a crash left behind, and tells their rows.
+/// Removes the files of released and superseded segments that a crash left behind, and tells the rows of released ones.
 pub(super) fn sweep_released(
     sql: &Connection,
     files: &Files,
     epoch_of: impl Fn(u32) -> Option<Epoch>,
 ) -> Result<Vec<(u32, u64)>, BufferError> {
-    let mut select = sql.prepare("SELECT epoch, number FROM outbox WHERE state = 'released'")?;
-    let found = select.query_map([], |r| Ok((r.get::<_, u32>(0)?, uint(r.get(1)?))))?;
-    let gone = found.collect::<Result<Vec<_>, _>>()?;
-    for (ordinal, number) in &gone {
-        if let (Some(epoch), Ok(number)) = (epoch_of(*ordinal), Number::new(*number)) {
+    let mut select =
+        sql.prepare("SELECT epoch, number, state FROM outbox WHERE state IN ('released', 'superseded')")?;
+    let found =
+        select.query_map([], |r| Ok((r.get::<_, u32>(0)?, uint(r.get(1)?), r.get::<_, String>(2)?)))?;
+    let mut gone = Vec::new();
+    for row in found {
+        let (ordinal, number, state) = row?;
+        if let (Some(epoch), Ok(number)) = (epoch_of(ordinal), Number::new(number)) {
             files.remove(&files.segment(epoch, number))?;
         }
+        if state == "released" {
+            gone.push((ordinal, number));
+        }
     }
+    sync_parent(&files.dir().join("segments/any"))?;
     Ok(gone)
 }

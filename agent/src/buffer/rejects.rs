@@ -129,32 +129,12 @@ impl Buffer {
     /// Gaps that no segment holds, in the order of their ids; seal those of one namespace and day of `from_ts` together.
     pub fn gaps_to_seal(&mut self) -> Result<Vec<GapRow>, BufferError> {
         self.guarded(|b| {
-            let mut select = b.sql.prepare_cached(
-                "SELECT id, namespace, from_ts, to_ts, cancels, source, device, metric, reason, readings, bytes,
-                        first_seq, last_seq, detail, recorded_at FROM gap WHERE sealed_epoch IS NULL ORDER BY id",
-            )?;
+            let sql = format!("SELECT {GAP_COLUMNS} FROM gap WHERE sealed_epoch IS NULL ORDER BY id");
+            let mut select = b.sql.prepare_cached(&sql)?;
             let mut found = select.query([])?;
             let mut out = Vec::new();
             while let Some(r) = found.next()? {
-                let (namespace, reason): (String, String) = (r.get(1)?, r.get(8)?);
-                let count = |i| -> rusqlite::Result<Option<u64>> { Ok(r.get::<_, Option<i64>>(i)?.map(uint)) };
-                out.push(GapRow {
-                    namespace: Namespace::new(namespace)?,
-                    from_ts: Timestamp(r.get(2)?),
-                    to_ts: Timestamp(r.get(3)?),
-                    id: r.get(0)?,
-                    cancels: r.get(4)?,
-                    source: r.get(5)?,
-                    device: r.get(6)?,
-                    metric: r.get(7)?,
-                    reason: GapReason::from_code(&reason).ok_or_else(|| corrupt("gap reason")(reason))?,
-                    readings: count(9)?,
-                    bytes: count(10)?,
-                    first_seq: count(11)?,
-                    last_seq: count(12)?,
-                    detail: r.get(13)?,
-                    recorded_at: Timestamp(r.get(14)?),
-                });
+                out.push(read_gap(r)?);
             }
             Ok(out)
         })
@@ -165,29 +145,61 @@ impl Buffer {
     pub fn rejects_to_seal(&mut self, limit: usize) -> Result<Vec<RejectRow>, BufferError> {
         self.guarded(|b| {
             b.rejects.freeze();
-            let mut select = b.sql.prepare_cached(
-                "SELECT id, namespace, received_at, topic, source, reason, detail, size, payload, occurrences
-                 FROM reject WHERE sealed_epoch IS NULL ORDER BY id LIMIT ?1",
-            )?;
+            let sql = format!(
+                "SELECT {REJECT_COLUMNS} FROM reject WHERE sealed_epoch IS NULL ORDER BY id LIMIT ?1"
+            );
+            let mut select = b.sql.prepare_cached(&sql)?;
             let mut found = select.query([int(limit as u64)])?;
             let mut out = Vec::new();
             while let Some(r) = found.next()? {
-                let (namespace, reason): (String, String) = (r.get(1)?, r.get(5)?);
-                out.push(RejectRow {
-                    id: r.get(0)?,
-                    namespace: Namespace::new(namespace)?,
-                    received_at: Timestamp(r.get(2)?),
-                    topic: r.get(3)?,
-                    source: Some(r.get(4)?),
-                    reason: RejectReason::from_code(&reason)
-                        .ok_or_else(|| corrupt("reject reason")(reason))?,
-                    detail: r.get(6)?,
-                    size: uint(r.get(7)?),
-                    payload: r.get(8)?,
-                    occurrences: uint(r.get(9)?),
-                });
+                out.push(read_reject(r)?);
             }
             Ok(out)
         })
     }
+}
+
+pub(super) const GAP_COLUMNS: &str = "id, namespace, from_ts, to_ts, cancels, source, device, metric, reason, readings, \
+     bytes, first_seq, last_seq, detail, recorded_at";
+pub(super) const REJECT_COLUMNS: &str =
+    "id, namespace, received_at, topic, source, reason, detail, size, payload, occurrences";
+
+/// Reads a row of [`GAP_COLUMNS`].
+pub(super) fn read_gap(r: &rusqlite::Row<'_>) -> Result<GapRow, BufferError> {
+    let (namespace, reason): (String, String) = (r.get(1)?, r.get(8)?);
+    let count = |i| -> rusqlite::Result<Option<u64>> { Ok(r.get::<_, Option<i64>>(i)?.map(uint)) };
+    Ok(GapRow {
+        namespace: Namespace::new(namespace)?,
+        from_ts: Timestamp(r.get(2)?),
+        to_ts: Timestamp(r.get(3)?),
+        id: r.get(0)?,
+        cancels: r.get(4)?,
+        source: r.get(5)?,
+        device: r.get(6)?,
+        metric: r.get(7)?,
+        reason: GapReason::from_code(&reason).ok_or_else(|| corrupt("gap reason")(reason))?,
+        readings: count(9)?,
+        bytes: count(10)?,
+        first_seq: count(11)?,
+        last_seq: count(12)?,
+        detail: r.get(13)?,
+        recorded_at: Timestamp(r.get(14)?),
+    })
+}
+
+/// Reads a row of [`REJECT_COLUMNS`].
+pub(super) fn read_reject(r: &rusqlite::Row<'_>) -> Result<RejectRow, BufferError> {
+    let (namespace, reason): (String, String) = (r.get(1)?, r.get(5)?);
+    Ok(RejectRow {
+        id: r.get(0)?,
+        namespace: Namespace::new(namespace)?,
+        received_at: Timestamp(r.get(2)?),
+        topic: r.get(3)?,
+        source: Some(r.get(4)?),
+        reason: RejectReason::from_code(&reason).ok_or_else(|| corrupt("reject reason")(reason))?,
+        detail: r.get(6)?,
+        size: uint(r.get(7)?),
+        payload: r.get(8)?,
+        occurrences: uint(r.get(9)?),
+    })
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
+use tributary_contract::id::GatewayId;
 
+use super::check;
 use super::error::{BufferError, io};
 use super::files::{Files, sync_parent};
 use super::journal::{STORED_COLUMNS, Stored};
@@ -18,7 +20,12 @@ const TABLES: [&str; 10] =
 
 /// Builds the new database beside the damaged one from the copy in `aside`, and tells how many batches it has and how
 /// often reading failed. It takes the old one's place with [`Files::take_salvaged`].
-pub(super) fn salvage(files: &Files, aside: &Path, why: &str) -> Result<(u64, u64), BufferError> {
+pub(super) fn salvage(
+    files: &Files,
+    aside: &Path,
+    gateway: &GatewayId,
+    why: &str,
+) -> Result<(u64, u64), BufferError> {
     let (new, whole) = files.salvage();
     let mut leftover = new.as_os_str().to_owned();
     leftover.push("-wal");
@@ -39,13 +46,14 @@ pub(super) fn salvage(files: &Files, aside: &Path, why: &str) -> Result<(u64, u6
     }
     // Marks of batches that are lost would count rows that nobody has.
     tx.execute("DELETE FROM mark WHERE batch NOT IN (SELECT id FROM batch)", [])?;
-    tx.execute("DELETE FROM batch WHERE epoch NOT IN (SELECT ordinal FROM epoch)", [])?;
-    tx.execute("DELETE FROM outbox WHERE epoch NOT IN (SELECT ordinal FROM epoch)", [])?;
     tx.execute(
         "INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)",
         params![DOUBT, why.as_bytes()],
     )?;
     tx.commit()?;
+    let faults = check::faults(&into, gateway)?;
+    lost += faults.len() as u64;
+    check::repair(&into, &faults, why)?;
     sqlite::checkpoint(&into)?;
     into.close().map_err(|(_, e)| e)?;
     files.remove(Path::new(&leftover))?;

@@ -42,6 +42,7 @@ CREATE TABLE mark (
     rows INTEGER NOT NULL,
     waiting INTEGER NOT NULL,
     ended INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
     sealed BLOB NOT NULL,
     shed BLOB NOT NULL,
     moved BLOB NOT NULL

@@ -74,14 +74,6 @@ impl Waiting {
         }
     }
 
-    /// Forgets all rows of a batch.
-    pub(super) fn remove(&mut self, batch: i64) {
-        self.0.retain(|_, group| {
-            group.remove(&batch);
-            !group.is_empty()
-        });
-    }
-
     /// Forgets the rows of a batch that belong to one namespace and day.
     pub(super) fn remove_part(&mut self, namespace: &Namespace, day: Day, batch: i64) {
         let key = (namespace.clone(), day);
