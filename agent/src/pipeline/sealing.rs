@@ -149,6 +149,7 @@ impl Sealer {
             let Some(plan) = self.shared.windows().due(now, drained) else { return Ok(sealed) };
             debug!(windows = plan.windows.len(), spans = plan.spans.len(), "closing windows");
             let late = plan.windows.iter().any(|w| w.late);
+            let names = Arc::clone(&self.shared.dictionary);
             let (emitter, priors) = self
                 .shared
                 .buffer
@@ -159,10 +160,11 @@ impl Sealer {
                             priors.take(&Decided::decode(&blob)?);
                         }
                     }
+                    let lookup = |key| names.get(key);
                     let spans = plan.spans.clone();
                     let mut emitter = Emitter::new(plan);
                     for (from, to) in spans {
-                        b.scan(from, to, |row| emitter.add(row))?;
+                        b.scan(from, to, |row| emitter.add(row, &lookup))?;
                     }
                     Ok((emitter, priors))
                 })
