@@ -61,7 +61,8 @@ fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // One loop thread, few for disk and encoding: each thread costs memory on a small board.
+    let runtime = match tokio::runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&format!("can't start: {e}")),
     };
