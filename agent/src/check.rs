@@ -73,7 +73,9 @@ fn topics(config: &Config) -> Vec<Finding> {
                     }
                     parsed.push((&source.name, template));
                 }
-                Err(e) => findings.push(Finding::Bad(format!("source {:?}: topic {topic:?}: {e}", source.name))),
+                Err(e) => {
+                    findings.push(Finding::Bad(format!("source {:?}: topic {topic:?}: {e}", source.name)))
+                }
             }
         }
     }
@@ -99,7 +101,9 @@ fn folder(config: &Config) -> Finding {
 async fn reach(host: &str, port: u16) -> Finding {
     match tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect((host, port))).await {
         Ok(Ok(_)) => Finding::Good(format!("broker {host}:{port} takes connections")),
-        Ok(Err(e)) => Finding::Bad(format!("broker {host}:{port}: {e}; is it running, and is the port right?")),
+        Ok(Err(e)) => {
+            Finding::Bad(format!("broker {host}:{port}: {e}; is it running, and is the port right?"))
+        }
         Err(_) => Finding::Bad(format!("broker {host}:{port} doesn't answer; is a firewall between?")),
     }
 }

@@ -18,4 +18,3 @@ pub mod status;
 pub mod telemetry;
 pub mod check;
 pub mod pipeline;
-

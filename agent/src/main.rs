@@ -62,10 +62,11 @@ fn main() -> ExitCode {
         }
     };
     // One loop thread, few for disk and encoding: each thread costs memory on a small board.
-    let runtime = match tokio::runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return fail(&format!("can't start: {e}")),
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(e) => return fail(&format!("can't start: {e}")),
+        };
     match arguments.command {
         Command::Run(file) => with_config(&file.config, |config| {
             telemetry::start();
@@ -80,10 +81,14 @@ fn main() -> ExitCode {
             for finding in &findings {
                 say(&format!("{finding}\n"));
             }
-            if findings.iter().any(check::Finding::is_failure) { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
+            if findings.iter().any(check::Finding::is_failure) {
+                ExitCode::from(FAILED)
+            } else {
+                ExitCode::SUCCESS
+            }
         }),
-        Command::Status { file, json } => with_config(&file.config, |config| {
-            match runtime.block_on(status::client::fetch(&config)) {
+        Command::Status { file, json } => {
+            with_config(&file.config, |config| match runtime.block_on(status::client::fetch(&config)) {
                 Ok(status) if json => {
                     say(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));
                     ExitCode::SUCCESS
@@ -93,8 +98,8 @@ fn main() -> ExitCode {
                     ExitCode::SUCCESS
                 }
                 Err(e) => fail(&format!("{e:#}")),
-            }
-        }),
+            })
+        }
     }
 }
 

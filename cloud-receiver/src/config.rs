@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod files;
+pub mod show;
 #[cfg(test)]
 mod tests;
 

@@ -18,7 +18,7 @@ use tributary_receiver::bucket::s3::S3Bucket;
 use tributary_receiver::bucket::{Bucket, Query};
 use tributary_receiver::catalog::{Lake, LakeSettings, S3Access, Secret};
 use tributary_receiver::config::check::Problems;
-use tributary_receiver::config::{Config, StaticKeys, files};
+use tributary_receiver::config::{Config, StaticKeys, files, show};
 use tributary_receiver::dedupe::{Ledger, LedgerHandle};
 use tributary_receiver::fleet::server::{Shown, router, serve};
 use tributary_receiver::fleet::{Fleet, ask, page};
@@ -215,27 +215,48 @@ async fn feed_watchdog(health: Health, stop: CancellationToken) {
     }
 }
 
-/// Prints what is in effect, then tries everything and says at once what doesn't work.
+/// Prints what is in effect, then tries everything and says of each how it went.
 async fn check(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { config, keys, .. } = prepared;
-    print(&format!("{config:#?}"))?;
-    let mut faults = Vec::new();
+    print(show::show(&config).trim_end())?;
+    let mut faults = 0;
+    let mut tell = |what: &str, went: Result<String, String>| match went {
+        Ok(how) => print(&format!("ok    {what}: {how}")),
+        Err(why) => {
+            faults += 1;
+            print(&format!("FAIL  {what}: {}", brief(&why)))
+        }
+    };
     let bucket = S3Bucket::new(&config.bucket, keys.as_ref()).await;
     let query = Query { prefix: config.bucket.prefix.segments(), limit: 1, ..Query::default() };
-    if let Err(e) = bucket.list(&query).await {
-        faults.push(e.to_string());
+    let answers = bucket.list(&query).await;
+    let reached = answers.is_ok();
+    tell("bucket", answers.map(|_| "answers".into()).map_err(|e| e.why))?;
+    let catalog = match open_lake(&config, keys.as_ref()).await {
+        // Its metadata lies in the bucket.
+        Ok(_) if !reached => Err("its tables can't be read while the bucket doesn't answer".into()),
+        Ok(lake) => lake.tables().await.map(|t| format!("{} tables", t.len())).map_err(|e| format!("{e:#}")),
+        Err(e) => Err(format!("{e:#}")),
+    };
+    tell("catalog", catalog)?;
+    let ledger = if config.ledger.exists() {
+        Ledger::peek(&config.ledger).map(|_| "can be read".into()).map_err(|e| e.to_string())
+    } else {
+        Ok("isn't there yet; the receiver makes it at its first start".into())
+    };
+    tell("ledger", ledger)?;
+    anyhow::ensure!(faults == 0, "{faults} of 3 checks failed");
+    Ok(())
+}
+
+/// The beginning of a foreign error's first line: libraries say the same thing many times over.
+fn brief(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or(line)),
+        None => line.to_owned(),
     }
-    match open_lake(&config, keys.as_ref()).await {
-        Ok(lake) => faults.extend(lake.tables().await.err().map(|e| format!("catalog: {e:#}"))),
-        Err(e) => faults.push(format!("{e:#}")),
-    }
-    if config.ledger.exists() {
-        faults.extend(Ledger::peek(&config.ledger).err().map(|e| e.to_string()));
-    }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    anyhow::bail!("{} of 3 checks failed:\n  {}", faults.len(), faults.join("\n  "))
 }
 
 /// The roster for a terminal. Texts from gateways are shown with control characters escaped.

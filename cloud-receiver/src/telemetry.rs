@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged while nothing is said: our own words, and warnings of the libraries.
-const DEFAULT: &str = "warn,tributary_receiver=info";
+/// What is logged while nothing is said: our own words, and warnings of the libraries; but not each retry of a read,
+/// which comes with a backtrace, and whose failure in the end is ours to tell.
+const DEFAULT: &str = "warn,tributary_receiver=info,opendal=error";
 
 /// Starts logging. A filter that can't be read is reported and replaced by the default.
 pub fn start() {

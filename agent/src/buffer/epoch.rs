@@ -156,7 +156,8 @@ impl Buffer {
         lease.seq_end = if same { old.seq_end.max(self.next_seq) } else { self.next_seq };
         lease.number_end = if same { old.number_end.max(self.next_number) } else { self.next_number };
         let pending = |id: &(Epoch, u64)| self.pending.contains_key(id);
-        lease.segments = old.segments.iter().filter(|(id, _)| pending(id)).map(|(id, d)| (*id, d.clone())).collect();
+        lease.segments =
+            old.segments.iter().filter(|(id, _)| pending(id)).map(|(id, d)| (*id, d.clone())).collect();
         self.lease = LeaseFile::replace(&self.files, lease)?;
         Ok(())
     }

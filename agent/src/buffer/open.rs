@@ -226,12 +226,8 @@ impl Buffer {
             }
             let named = lease.segments.get(&(epoch, number));
             let id = SegmentId { gateway: lease.gateway.clone(), epoch, number: name };
-            let key = named.map(|n| SegmentKey {
-                id,
-                namespace: n.namespace.clone(),
-                table: n.table,
-                day: n.day,
-            });
+            let key =
+                named.map(|n| SegmentKey { id, namespace: n.namespace.clone(), table: n.table, day: n.day });
             let digest = named.map(|n| n.digest);
             pending.entry((epoch, number)).or_insert(ReadbackItem { epoch, number: name, digest, key, file });
         };

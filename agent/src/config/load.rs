@@ -52,7 +52,8 @@ fn hostname() -> Option<String> {
 
 /// The serial number of the board: device tree on ARM, DMI on PCs.
 pub fn board_serial() -> Option<String> {
-    one_line("/sys/firmware/devicetree/base/serial-number").or_else(|| one_line("/sys/class/dmi/id/board_serial"))
+    one_line("/sys/firmware/devicetree/base/serial-number")
+        .or_else(|| one_line("/sys/class/dmi/id/board_serial"))
 }
 
 /// The machine id of systemd.

@@ -28,9 +28,13 @@ pub fn show(c: &Config) -> String {
         line(&at("topics"), format!("{:?}", s.topics));
         line(&at("qos"), s.qos.to_string());
         line(&at("decoder"), quote(&format!("{:?}", s.decoder).to_lowercase()));
-        for (key, path) in
-            [("time", &s.time), ("value", &s.value), ("device", &s.device), ("metric", &s.metric), ("unit", &s.unit)]
-        {
+        for (key, path) in [
+            ("time", &s.time),
+            ("value", &s.value),
+            ("device", &s.device),
+            ("metric", &s.metric),
+            ("unit", &s.unit),
+        ] {
             if let Some(path) = path {
                 line(&at(key), quote(path));
             }

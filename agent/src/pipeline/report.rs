@@ -75,12 +75,16 @@ fn budget(shared: &Shared, stats: &Stats, free: Option<u64>) -> Option<String> {
     let show = |n: u64| bytesize::ByteSize(n).display().iec().to_string();
     if stats.bytes >= settings.max_bytes {
         let (has, may) = (show(stats.bytes), show(settings.max_bytes));
-        return Some(format!("the buffer holds {has}, its budget is {may}: nothing is taken in until some is delivered"));
+        return Some(format!(
+            "the buffer holds {has}, its budget is {may}: nothing is taken in until some is delivered"
+        ));
     }
     match free {
         Some(free) if free < settings.min_free => {
             let (has, least) = (show(free), show(settings.min_free));
-            Some(format!("the disk has {has} free, it must keep {least}: nothing is taken in until there is more"))
+            Some(format!(
+                "the disk has {has} free, it must keep {least}: nothing is taken in until there is more"
+            ))
         }
         _ => None,
     }

@@ -13,7 +13,9 @@ const LONGEST: u64 = 8 << 20;
 /// The status as the running agent gives it. Fails when none runs, or its endpoint is off.
 pub async fn fetch(config: &Config) -> anyhow::Result<GatewayStatus> {
     let Some(address) = config.status.listen else {
-        bail!("the local endpoint is off; set `[status] listen = \"127.0.0.1:9617\"` and start the agent again");
+        bail!(
+            "the local endpoint is off; set `[status] listen = \"127.0.0.1:9617\"` and start the agent again"
+        );
     };
     let body = get(address, "/status").await.with_context(|| {
         format!("no agent answers on {address}; is it running? (systemctl status tributary-agent)")

@@ -10,7 +10,8 @@ pub fn render(s: &GatewayStatus) -> String {
     ];
     lines.extend(s.reasons.iter().map(|r| format!("{:<12} - {r}", "")));
     for b in &s.brokers {
-        let state = if b.connected { format!("connected, MQTT {}", b.protocol) } else { "not connected".into() };
+        let state =
+            if b.connected { format!("connected, MQTT {}", b.protocol) } else { "not connected".into() };
         let why = b.failing.as_deref().map(|f| format!(": {f}")).unwrap_or_default();
         lines.push(format!("{:<12} {}  {state}{why}", "broker", b.url));
     }

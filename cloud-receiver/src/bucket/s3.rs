@@ -8,7 +8,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::SharedCredentialsProvider;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -88,8 +88,22 @@ where
             let id = error.request_id().map(|id| format!(", request {id}")).unwrap_or_default();
             Answer::Failed(format!("answered {status} {code}: {message}{id}"))
         }
-        (None, _) => Answer::Failed(DisplayErrorContext(error).to_string()),
+        (None, _) => Answer::Failed(chain(error)),
     }
+}
+
+/// An error and what caused it, each sentence once, without the debug forms of either.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !said.iter().any(|earlier| earlier.contains(&text)) {
+            said.push(text);
+        }
+        next = error.source();
+    }
+    said.join(": ")
 }
 
 fn failed<E>(what: String, error: &SdkError<E, HttpResponse>) -> BucketError
