@@ -1,3 +1,5 @@
+//! What the decoders promise.
+
 use std::collections::BTreeMap;
 
 use tributary_contract::id::{GatewayId, Namespace};

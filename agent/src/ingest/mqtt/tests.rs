@@ -1,3 +1,5 @@
+//! The connections, against a real Mosquitto.
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Mutex;

@@ -1,3 +1,5 @@
+//! Copies of every kind that brokers make, and messages that only look like copies.
+
 use proptest::prelude::*;
 
 use super::*;

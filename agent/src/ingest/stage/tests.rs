@@ -1,3 +1,5 @@
+//! The decision for one message, whole.
+
 use bytes::Bytes;
 
 use super::*;
