@@ -69,9 +69,8 @@ async fn an_unknown_command_and_a_missing_file_have_their_own_exit_codes() -> an
         let ended = command(program, &["--version"]).await?;
         ensure!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
     }
-    let status =
-        command(&world.programs.agent, &["status", "--config", &world.path("agent.toml").to_string_lossy()]);
-    let status = status.await?;
+    let config = world.path("agent.toml").display().to_string();
+    let status = command(&world.programs.agent, &["status", "--config", &config]).await?;
     ensure!(status.status.code() == Some(1) && !status.stderr.is_empty(), "nobody runs: {status:?}");
     Ok(())
 }
