@@ -28,7 +28,7 @@ use tributary_tests::s3::{S3Options, S3Server};
 
 use crate::children::Children;
 use crate::config::{BUCKET, Origin, REGION, WAREHOUSE};
-use crate::count::{Counts, Tables};
+use crate::count::Counts;
 use crate::data::{Survey, gateway_name};
 use crate::home::{Credentials, Home, Kept, Ports};
 use crate::progress::{Lag, Progress, Screen};
@@ -191,7 +191,7 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
     *screen = Screen::new();
     screen.say(&introduction(&home, &places, args.dir.is_none()));
 
-    let tables = Tables::new(home.path("catalog.db"), &s3.endpoint(), &credentials);
+    let tables = count::tables(&home, s3.endpoint(), &credentials);
     let before = script.as_ref().map(|script| NumberSet::from_ranges(&script.kept.acknowledged));
     let before = before.unwrap_or_default();
     let kept = script.as_ref().map(|script| script.kept.clone());

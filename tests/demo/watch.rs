@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use tributary_tests::lake::{Newest, State, Tables, Windowed};
 use tributary_tests::mqtt::{NumberSet, Proxy};
 
-use crate::count::{Counts, State, Tables, Windowed};
+use crate::config::WINDOWS;
+use crate::count::Counts;
 use crate::home::Ports;
 use crate::progress::{self, AgentCounters};
 
@@ -123,8 +125,8 @@ impl Watch {
             };
             let counts = Counts::compare(sent, self.acknowledged().len(), &tally, rejected);
             let windowed = match &self.aggregates {
-                Some(state) if counts.is_accounted() => self.tables.windowed(state).await?,
-                _ => Windowed::default(),
+                Some(state) if counts.is_accounted() => self.tables.windowed(state, &WINDOWS).await?,
+                _ => Newest::of(&WINDOWS).sum(),
             };
             self.counted = Some((signature, counts, windowed, tally.numeric));
         }

@@ -2,3 +2,5 @@
 
 pub mod mqtt;
 pub mod s3;
+pub mod lake;
+pub mod world;

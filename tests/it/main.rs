@@ -1,0 +1,13 @@
+//! Both programs as real processes, end to end: killed, doubled, cut off, fed with rubbish.
+//!
+//! Each test has a world of its own; what must hold is that every message the agent acknowledged is in the table once,
+//! however often anything was killed, and that what can't be so is said in a sentence.
+
+#![forbid(unsafe_code)]
+
+mod kills;
+mod neighbours;
+mod rubbish;
+mod outages;
+mod commands;
+mod deleted;
