@@ -22,6 +22,9 @@ use crate::data::Reading;
 
 /// Messages published and not yet acknowledged by an agent, over all gateways.
 const MAX_OUTSTANDING: usize = 5_000;
+/// Messages on the way to the broker. It leaves Nagle's algorithm on, so its answers may come 40 ms apart: that many go
+/// out meanwhile.
+const IN_FLIGHT: u16 = 1_000;
 /// After so long without any acknowledgement, what the broker has lost is published again.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
@@ -108,8 +111,8 @@ impl Publisher {
     fn connect(broker: SocketAddr, proxies: &Arc<Vec<Proxy>>, max_outstanding: usize) -> Self {
         let mut options = MqttOptions::new("tributary-demo", broker.ip().to_string(), broker.port());
         let largest = MAX_PAYLOAD + (64 << 10);
-        options.set_max_packet_size(largest, largest).set_inflight(100);
-        let (client, mut events) = AsyncClient::new(options, 100);
+        options.set_max_packet_size(largest, largest).set_inflight(IN_FLIGHT);
+        let (client, mut events) = AsyncClient::new(options, usize::from(IN_FLIGHT));
         events.set_network_options(prompt());
         let taken = Arc::new(AtomicU64::new(0));
         let mut connection = JoinSet::new();
