@@ -71,7 +71,9 @@ async fn publish_all(
             reading.payload.len()
         );
         publisher.wait_for_room(publisher.max_outstanding).await?;
-        tokio::time::sleep_until(pace.next(Instant::now())).await;
+        if let Some(due) = pace.next(Instant::now()) {
+            tokio::time::sleep_until(due).await;
+        }
         publisher.publish(reading).await?;
         sent.fetch_add(1, Ordering::Relaxed);
     }
@@ -283,14 +285,15 @@ impl Pace {
         Self { between, next: now }
     }
 
-    fn next(&mut self, now: Instant) -> Instant {
-        let Some(between) = self.between else { return now };
+    /// What to wait for; `None` to go on at once. Waiting for an instant that has come takes a millisecond all the same.
+    fn next(&mut self, now: Instant) -> Option<Instant> {
+        let between = self.between?;
         if now > self.next + Self::CATCH_UP {
             self.next = now;
         }
         let due = self.next;
         self.next += between;
-        due
+        (due > now).then_some(due)
     }
 }
 
@@ -325,10 +328,11 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut pace = Pace::new(Some(100.0), start);
-        assert_eq!([pace.next(at(0)), pace.next(at(1)), pace.next(at(50))], [at(0), at(10), at(20)]);
-        assert_eq!([pace.next(at(5_000)), pace.next(at(5_000))], [at(5_000), at(5_010)]);
+        assert_eq!([pace.next(at(0)), pace.next(at(1)), pace.next(at(50))], [None, Some(at(10)), None]);
+        assert_eq!(pace.next(at(50)), None, "it catches up");
+        assert_eq!([pace.next(at(5_000)), pace.next(at(5_000))], [None, Some(at(5_010))]);
         let mut unbound = Pace::new(None, start);
-        assert_eq!(unbound.next(at(7)), at(7));
+        assert_eq!([unbound.next(at(7)), unbound.next(at(7))], [None, None]);
     }
 
     /// Brokers, proxies, and agents that acknowledge what `acknowledge` lets them, in order.
