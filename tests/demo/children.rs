@@ -1,7 +1,8 @@
-//! The agent and the receiver as real processes: built if need be, started, watched, stopped.
+//! The agent and the receiver as real processes: built, started, watched, stopped.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -46,36 +47,45 @@ pub(crate) struct Ended {
     log: PathBuf,
 }
 
-/// Finds both programs beside this one, and builds them into the same target folder if they aren't there. The
-/// build's own progress goes to standard error.
+/// Both programs, which stand beside this one. In a target folder of cargo whose sources are there, cargo builds them
+/// first, so that they are never older than this program; its progress goes to standard error. Elsewhere, and without
+/// cargo, they are taken as they are.
 ///
 /// # Errors
-/// When they aren't there and can't be built.
+/// When the build fails, or the programs aren't there and can't be built.
 pub(crate) async fn programs() -> anyhow::Result<Programs> {
     let own = std::env::current_exe().context("can't tell where this program is")?;
     let folder = own.parent().context("this program stands in no folder")?;
     let found =
         Programs { agent: folder.join("tributary-agent"), receiver: folder.join("tributary-receiver") };
-    if found.agent.is_file() && found.receiver.is_file() {
-        return Ok(found);
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace folder")?;
-    ensure!(
-        root.join("Cargo.toml").is_file(),
-        "tributary-agent and tributary-receiver are not in {}, and the sources to build them are not in {}",
-        folder.display(),
-        root.display()
-    );
+    let why_not_built = if !folder.join(".fingerprint").is_dir() {
+        Some("this program stands outside cargo's target folder, so they aren't built".to_owned())
+    } else if root.join("Cargo.toml").is_file() {
+        let built = build(root, folder).await?;
+        (!built).then(|| "cargo, which builds them, is not in the PATH".to_owned())
+    } else {
+        Some(format!("the sources to build them are not in {}", root.display()))
+    };
+    for program in [&found.agent, &found.receiver] {
+        let why = why_not_built.as_deref().unwrap_or("cargo has put them elsewhere");
+        ensure!(program.is_file(), "{} isn't there: {why}", program.display());
+    }
+    Ok(found)
+}
+
+/// Builds both programs into `folder`. False when there is no cargo.
+async fn build(root: &Path, folder: &Path) -> anyhow::Result<bool> {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.current_dir(root).args(build_arguments(folder)).stdin(Stdio::null());
     // Standard output is for data; cargo writes its progress to standard error.
     build.stdout(Stdio::null());
-    let status = build.status().await.context("can't run cargo to build the two programs")?;
+    let status = match build.status().await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        status => status.context("can't run cargo to build the two programs")?,
+    };
     ensure!(status.success(), "building the two programs failed ({status})");
-    for program in [&found.agent, &found.receiver] {
-        ensure!(program.is_file(), "cargo built, but {} isn't there", program.display());
-    }
-    Ok(found)
+    Ok(true)
 }
 
 /// The build that puts its programs into `folder`, which is a profile's folder in a target folder.

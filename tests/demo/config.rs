@@ -1,6 +1,7 @@
 //! The config files of both programs, as the demo writes them into its folder.
 
 use serde::Serialize;
+use tributary_tests::mqtt::broker::IN_FLIGHT;
 
 use crate::data::gateway_name;
 use crate::home::{Home, Ports};
@@ -52,6 +53,8 @@ struct Broker {
     url: String,
     client_id: String,
     version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inflight_window: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +166,7 @@ pub(crate) fn agent(
             (username.clone(), file, foreign(topic))
         }
     };
+    let replay = matches!(origin, Origin::Replay);
     let config = Agent {
         gateway: name.clone(),
         state_dir: text(&home.path(&name).join("state")),
@@ -170,6 +174,7 @@ pub(crate) fn agent(
             url: format!("mqtt://127.0.0.1:{proxy}"),
             client_id: name,
             version: "5",
+            inflight_window: replay.then_some(IN_FLIGHT),
             username,
             password_file,
         }],

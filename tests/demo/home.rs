@@ -81,6 +81,11 @@ impl Home {
         }
     }
 
+    /// The folder's absolute path.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The absolute path of `name` in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

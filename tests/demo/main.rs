@@ -299,7 +299,7 @@ impl Run<'_> {
                 silence_told = true;
                 self.screen.say(&format!(
                     "nothing has moved for five minutes; see the logs in {}",
-                    self.home.path("").display()
+                    self.home.dir().display()
                 ));
                 if self.args.exit {
                     let counts = match counts {
@@ -448,7 +448,7 @@ fn introduction(home: &Home, places: &Places, temporary: bool) -> String {
         warehouse,
         page,
     } = places;
-    let folder = home.path("").display().to_string();
+    let folder = home.dir().display().to_string();
     let folder =
         if temporary { format!("{folder} (removed at the end; --dir DIR keeps one)") } else { folder };
     format!(

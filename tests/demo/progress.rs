@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tributary_contract::status::GatewayStatus;
 
 /// Pause between two lines where the output isn't a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -24,8 +25,8 @@ pub(crate) struct Progress {
     pub(crate) total: Option<u64>,
     /// Messages the agents acknowledged.
     pub(crate) acknowledged: u64,
-    /// From the agents' status.
-    pub(crate) agents: AgentCounters,
+    /// From the agents' status, once all have answered.
+    pub(crate) agents: Option<AgentCounters>,
     /// Rows of `readings`.
     pub(crate) registered: u64,
     /// How long ago the oldest reading was sent that isn't registered.
@@ -36,60 +37,79 @@ pub(crate) struct Progress {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AgentCounters {
     /// Readings written to the journal.
-    pub(crate) journaled: Option<u64>,
+    pub(crate) journaled: u64,
     /// Readings in sealed segments.
-    pub(crate) sealed: Option<u64>,
-    /// Segments in the bucket.
-    pub(crate) delivered: Option<u64>,
+    pub(crate) sealed: u64,
+    /// Segments in the bucket, of all tables.
+    pub(crate) delivered: u64,
+    /// Readings that receipts say are in the table.
+    pub(crate) receipted: u64,
 }
 
 impl AgentCounters {
-    /// Reads one agent's status; fields that aren't there stay unknown.
-    pub(crate) fn from_status(status: &serde_json::Value) -> Self {
-        let number = |path: &str| status.pointer(path).and_then(serde_json::Value::as_u64);
+    /// One agent's, from its status.
+    pub(crate) fn from_status(status: &GatewayStatus) -> Self {
+        let readings = &status.counters.readings;
         Self {
-            journaled: number("/counters/journaled"),
-            sealed: number("/counters/sealed"),
-            delivered: number("/segments/delivered"),
+            journaled: readings.journaled,
+            sealed: readings.sealed,
+            delivered: status.segments.delivered,
+            receipted: readings.registered,
         }
     }
 
-    /// Sums two gateways; what only one can tell counts alone.
+    /// Sums two gateways.
     pub(crate) fn plus(self, other: Self) -> Self {
-        let sum = |a: Option<u64>, b: Option<u64>| match (a, b) {
-            (Some(a), Some(b)) => Some(a.saturating_add(b)),
-            (one, other) => one.or(other),
-        };
         Self {
-            journaled: sum(self.journaled, other.journaled),
-            sealed: sum(self.sealed, other.sealed),
-            delivered: sum(self.delivered, other.delivered),
+            journaled: self.journaled.saturating_add(other.journaled),
+            sealed: self.sealed.saturating_add(other.sealed),
+            delivered: self.delivered.saturating_add(other.delivered),
+            receipted: self.receipted.saturating_add(other.receipted),
         }
     }
 }
 
+impl Progress {
+    fn sensors(&self) -> String {
+        match (self.sent, self.total) {
+            (Some(sent), Some(total)) => {
+                format!("sent {sent} of {total} · acknowledged {}", self.acknowledged)
+            }
+            (Some(sent), None) => format!("sent {sent} · acknowledged {}", self.acknowledged),
+            (None, _) => format!("acknowledged {}", self.acknowledged),
+        }
+    }
+
+    fn gateways(&self) -> String {
+        self.agents.map_or_else(
+            || "no word yet".to_owned(),
+            |agents| {
+                let AgentCounters { journaled, sealed, delivered, .. } = agents;
+                format!("journaled {journaled} · sealed {sealed} · {delivered} segments delivered")
+            },
+        )
+    }
+
+    fn lake(&self) -> String {
+        let mut text = format!("registered {}", self.registered);
+        if let Some(agents) = self.agents {
+            text.push_str(&format!(" · receipts for {}", agents.receipted));
+        }
+        if let Some(lag) = self.lag {
+            text.push_str(&format!(" · lag {:.1} s", lag.as_secs_f64()));
+        }
+        text
+    }
+}
+
+/// One line for a log; with `#`, one line for each leg of the road, for a terminal.
 impl std::fmt::Display for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let known = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
-        if let Some(sent) = self.sent {
-            write!(f, "sent {sent}")?;
-            if let Some(total) = self.total {
-                write!(f, " of {total}")?;
-            }
-            f.write_str(" · ")?;
-        }
-        write!(
-            f,
-            "acknowledged {} · journaled {} · sealed {} · delivered {} segments · registered {}",
-            self.acknowledged,
-            known(self.agents.journaled),
-            known(self.agents.sealed),
-            known(self.agents.delivered),
-            self.registered,
-        )?;
-        match self.lag {
-            Some(lag) => write!(f, " · lag {:.1} s", lag.as_secs_f64()),
-            None => Ok(()),
+        let (sensors, gateways, lake) = (self.sensors(), self.gateways(), self.lake());
+        if f.alternate() {
+            write!(f, "sensors   {sensors}\n  gateways  {gateways}\n  lake      {lake}")
+        } else {
+            write!(f, "{sensors} · {gateways} · {lake}")
         }
     }
 }
@@ -139,7 +159,7 @@ impl Screen {
     /// Shows how far everything has come.
     pub(crate) fn show(&mut self, now: Instant, progress: Progress) {
         match &self.bar {
-            Some(bar) => bar.set_message(progress.to_string()),
+            Some(bar) => bar.set_message(format!("{progress:#}")),
             None => {
                 let due = self
                     .last_line
@@ -173,11 +193,11 @@ impl Screen {
 }
 
 /// One agent's status, or `None` when it doesn't answer.
-pub(crate) async fn ask(port: u16) -> Option<serde_json::Value> {
+pub(crate) async fn ask(port: u16) -> Option<GatewayStatus> {
     tokio::time::timeout(ASK_WITHIN, get(port)).await.ok()?.ok()?
 }
 
-async fn get(port: u16) -> std::io::Result<Option<serde_json::Value>> {
+async fn get(port: u16) -> std::io::Result<Option<GatewayStatus>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     // HTTP/1.0: the answer comes unchunked and ends with the connection.
     stream.write_all(b"GET /status HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").await?;
@@ -205,29 +225,48 @@ mod tests {
         assert_eq!(lag.note(at(22), 201, 200), Duration::from_secs(2));
     }
 
+    /// A whole status, as an agent wrote it.
+    const STATUS: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../contract/golden/v1/status.json"));
+
     #[test]
-    fn fields_a_status_lacks_stay_unknown_and_the_rest_is_summed() {
-        let full =
-            serde_json::json!({"counters": {"journaled": 5, "sealed": 3}, "segments": {"delivered": 2}});
-        let partial = serde_json::json!({"counters": {"journaled": 7}});
-        let sum = AgentCounters::from_status(&full).plus(AgentCounters::from_status(&partial));
-        assert_eq!(sum, AgentCounters { journaled: Some(12), sealed: Some(3), delivered: Some(2) });
-        let progress = Progress { sent: Some(12), total: Some(20), acknowledged: 12, ..Progress::default() };
-        let line = progress.to_string();
-        assert!(line.starts_with("sent 12 of 20 · acknowledged 12 · journaled ? · sealed ?"), "{line}");
+    fn what_the_agents_say_is_summed_and_shown_on_the_way_from_sent_to_registered() {
+        let mut status: GatewayStatus = serde_json::from_str(STATUS).unwrap();
+        status.segments.delivered = 4;
+        let one = AgentCounters::from_status(&status);
+        let readings = &status.counters.readings;
+        assert!(readings.sealed > 0, "an empty status shows nothing");
+        assert_eq!((one.journaled, one.sealed), (readings.journaled, readings.sealed));
+        assert_eq!((one.delivered, one.receipted), (4, readings.registered));
+        assert_eq!(one.plus(one).sealed, 2 * readings.sealed);
+
+        let agents = AgentCounters { journaled: 12, sealed: 9, delivered: 3, receipted: 5 };
+        let mut progress = Progress {
+            sent: Some(12),
+            total: Some(20),
+            acknowledged: 12,
+            registered: 7,
+            ..Progress::default()
+        };
+        assert_eq!(progress.to_string(), "sent 12 of 20 · acknowledged 12 · no word yet · registered 7");
+        progress.agents = Some(agents);
+        progress.lag = Some(Duration::from_millis(1_500));
+        assert_eq!(
+            progress.to_string(),
+            "sent 12 of 20 · acknowledged 12 · journaled 12 · sealed 9 · 3 segments delivered · registered 7 · \
+             receipts for 5 · lag 1.5 s"
+        );
+        assert_eq!(format!("{progress:#}").lines().count(), 3);
     }
 
     #[tokio::test]
     async fn a_status_is_read_over_http_and_an_absent_agent_is_no_error() {
-        let app = axum::Router::new().route(
-            "/status",
-            axum::routing::get(|| async { axum::Json(serde_json::json!({"counters": {"sealed": 4}})) }),
-        );
+        let app = axum::Router::new().route("/status", axum::routing::get(|| async { STATUS }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
         let status = ask(port).await.unwrap();
-        assert_eq!(AgentCounters::from_status(&status).sealed, Some(4));
+        assert_eq!(status, serde_json::from_str(STATUS).unwrap());
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
         assert_eq!(ask(port).await, None);

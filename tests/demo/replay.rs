@@ -22,6 +22,9 @@ use crate::data::Reading;
 
 /// Messages published and not yet acknowledged by an agent, over all gateways.
 const MAX_OUTSTANDING: usize = 5_000;
+/// Messages on the way to the broker. It leaves Nagle's algorithm on, so its answers may come 40 ms apart: that many go
+/// out meanwhile.
+const IN_FLIGHT: u16 = 1_000;
 /// After so long without any acknowledgement, what the broker has lost is published again.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
@@ -68,7 +71,9 @@ async fn publish_all(
             reading.payload.len()
         );
         publisher.wait_for_room(publisher.max_outstanding).await?;
-        tokio::time::sleep_until(pace.next(Instant::now())).await;
+        if let Some(due) = pace.next(Instant::now()) {
+            tokio::time::sleep_until(due).await;
+        }
         publisher.publish(reading).await?;
         sent.fetch_add(1, Ordering::Relaxed);
     }
@@ -108,8 +113,8 @@ impl Publisher {
     fn connect(broker: SocketAddr, proxies: &Arc<Vec<Proxy>>, max_outstanding: usize) -> Self {
         let mut options = MqttOptions::new("tributary-demo", broker.ip().to_string(), broker.port());
         let largest = MAX_PAYLOAD + (64 << 10);
-        options.set_max_packet_size(largest, largest).set_inflight(100);
-        let (client, mut events) = AsyncClient::new(options, 100);
+        options.set_max_packet_size(largest, largest).set_inflight(IN_FLIGHT);
+        let (client, mut events) = AsyncClient::new(options, usize::from(IN_FLIGHT));
         events.set_network_options(prompt());
         let taken = Arc::new(AtomicU64::new(0));
         let mut connection = JoinSet::new();
@@ -280,14 +285,15 @@ impl Pace {
         Self { between, next: now }
     }
 
-    fn next(&mut self, now: Instant) -> Instant {
-        let Some(between) = self.between else { return now };
+    /// What to wait for; `None` to go on at once. Waiting for an instant that has come takes a millisecond all the same.
+    fn next(&mut self, now: Instant) -> Option<Instant> {
+        let between = self.between?;
         if now > self.next + Self::CATCH_UP {
             self.next = now;
         }
         let due = self.next;
         self.next += between;
-        due
+        (due > now).then_some(due)
     }
 }
 
@@ -322,10 +328,11 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut pace = Pace::new(Some(100.0), start);
-        assert_eq!([pace.next(at(0)), pace.next(at(1)), pace.next(at(50))], [at(0), at(10), at(20)]);
-        assert_eq!([pace.next(at(5_000)), pace.next(at(5_000))], [at(5_000), at(5_010)]);
+        assert_eq!([pace.next(at(0)), pace.next(at(1)), pace.next(at(50))], [None, Some(at(10)), None]);
+        assert_eq!(pace.next(at(50)), None, "it catches up");
+        assert_eq!([pace.next(at(5_000)), pace.next(at(5_000))], [None, Some(at(5_010))]);
         let mut unbound = Pace::new(None, start);
-        assert_eq!(unbound.next(at(7)), at(7));
+        assert_eq!([unbound.next(at(7)), unbound.next(at(7))], [None, None]);
     }
 
     /// Brokers, proxies, and agents that acknowledge what `acknowledge` lets them, in order.

@@ -29,7 +29,7 @@ pub(crate) struct Watch {
     readings: Option<State>,
     aggregates: Option<State>,
     rejects: Option<State>,
-    agents: AgentCounters,
+    agents: Option<AgentCounters>,
     settling: Settling,
     /// The state that was counted last, so that an unchanged table isn't read again.
     counted: Option<(Signature, Counts, Windowed, u64)>,
@@ -43,8 +43,8 @@ type Signature = [Option<String>; 3];
 pub(crate) struct Seen {
     /// Messages acknowledged: distinct numbers over all starts, or PUBACKs where messages have no numbers.
     pub(crate) acknowledged: u64,
-    /// What the agents say.
-    pub(crate) agents: AgentCounters,
+    /// What the agents say, once all have answered.
+    pub(crate) agents: Option<AgentCounters>,
     /// Rows of `readings`.
     pub(crate) registered: u64,
     /// Whether nothing has moved for five minutes.
@@ -62,7 +62,7 @@ impl Watch {
             readings: None,
             aggregates: None,
             rejects: None,
-            agents: AgentCounters::default(),
+            agents: None,
             settling: Settling::new(Instant::now()),
             counted: None,
         }
@@ -81,7 +81,7 @@ impl Watch {
         let answers = join_all(self.ports.gateways.iter().map(|&(_, status)| progress::ask(status))).await;
         if answers.iter().all(Option::is_some) {
             let counters = answers.iter().flatten().map(AgentCounters::from_status);
-            self.agents = counters.fold(AgentCounters::default(), AgentCounters::plus);
+            self.agents = counters.reduce(AgentCounters::plus);
         }
         for (name, state) in [
             ("readings", &mut self.readings),
@@ -163,7 +163,7 @@ pub(crate) fn acknowledged(before: &NumberSet, proxies: &[Proxy]) -> NumberSet {
 /// Since when the tables, and everything, stand still.
 #[derive(Debug)]
 struct Settling {
-    seen: (Signature, u64, AgentCounters),
+    seen: (Signature, u64, Option<AgentCounters>),
     tables_since: Instant,
     all_since: Instant,
 }
@@ -173,7 +173,7 @@ impl Settling {
         Self { seen: Default::default(), tables_since: now, all_since: now }
     }
 
-    fn note(&mut self, now: Instant, tables: Signature, acknowledged: u64, agents: AgentCounters) {
+    fn note(&mut self, now: Instant, tables: Signature, acknowledged: u64, agents: Option<AgentCounters>) {
         if self.seen.0 != tables {
             self.tables_since = now;
         }
@@ -202,14 +202,14 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let tables = |name: &str| [Some(name.to_owned()), None, None];
-        let agents = AgentCounters::default();
+        let agents = Some(AgentCounters::default());
         let mut settling = Settling::new(start);
         settling.note(at(100), tables("a"), 5, agents);
         assert!(!settling.is_quiet(at(114)) && settling.is_quiet(at(115)));
         settling.note(at(120), tables("a"), 6, agents);
         assert!(settling.is_quiet(at(120)), "acknowledgements don't move the tables");
         assert!(!settling.is_stalled(at(419)) && settling.is_stalled(at(420)));
-        settling.note(at(420), tables("a"), 6, AgentCounters { sealed: Some(1), ..agents });
+        settling.note(at(420), tables("a"), 6, Some(AgentCounters { sealed: 1, ..AgentCounters::default() }));
         assert!(!settling.is_stalled(at(421)));
         settling.note(at(430), tables("b"), 6, agents);
         assert!(!settling.is_quiet(at(431)));

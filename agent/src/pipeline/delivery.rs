@@ -15,6 +15,7 @@ use tributary_contract::status::Health;
 use tributary_contract::time::Timestamp;
 
 use super::clock::until;
+use super::report::report;
 use super::shared::{Shared, StartAgain};
 use crate::buffer::{Entry, EpochEnd, Progress};
 use crate::config::ReleaseOn;
@@ -57,6 +58,8 @@ pub struct Deliverer<B> {
     status_written: Option<(Timestamp, Health)>,
     /// When anything was last uploaded.
     uploaded_at: Timestamp,
+    /// Whether segments were let go of since the status object was last considered.
+    let_go: bool,
 }
 
 impl<B: Bucket> Deliverer<B> {
@@ -75,6 +78,7 @@ impl<B: Bucket> Deliverer<B> {
             failures: 0,
             status_written: None,
             uploaded_at: now,
+            let_go: false,
         }
     }
 
@@ -97,7 +101,7 @@ impl<B: Bucket> Deliverer<B> {
         self.read_receipt(now, delivered).await?;
         self.let_go_of_delivered().await?;
         self.trim().await?;
-        self.write_status(now).await;
+        self.write_status(now).await?;
         self.next_wait().await
     }
 
@@ -352,6 +356,7 @@ impl<B: Bucket> Deliverer<B> {
         if !release.is_empty() {
             info!(segments = release.len(), "registered; let go");
             self.shared.buffer.run(move |b| b.release(&release)).await??;
+            self.let_go = true;
         }
         let covered: Vec<(Epoch, Ranges)> =
             receipt.epochs.iter().map(|(epoch, said)| (*epoch, said.void.clone())).collect();
@@ -379,13 +384,14 @@ impl<B: Bucket> Deliverer<B> {
     }
 
     /// Without a receiver, the bucket's word is enough, because the operator said so.
-    async fn let_go_of_delivered(&self) -> anyhow::Result<()> {
+    async fn let_go_of_delivered(&mut self) -> anyhow::Result<()> {
         if self.shared.config.buffer.release_on != ReleaseOn::Delivered {
             return Ok(());
         }
-        self.shared
+        self.let_go |= self
+            .shared
             .buffer
-            .run(|b| -> anyhow::Result<()> {
+            .run(|b| -> anyhow::Result<bool> {
                 let entries = b.entries()?;
                 let delivered: Vec<_> = entries
                     .iter()
@@ -395,9 +401,10 @@ impl<B: Bucket> Deliverer<B> {
                 if !delivered.is_empty() {
                     b.release(&delivered)?;
                 }
-                Ok(())
+                Ok(!delivered.is_empty())
             })
-            .await?
+            .await??;
+        Ok(())
     }
 
     /// Deletes batches that nothing needs any more.
@@ -411,24 +418,30 @@ impl<B: Bucket> Deliverer<B> {
         Ok(())
     }
 
-    /// Writes the status object when health changed, or nothing else told of us for `status.every`.
-    async fn write_status(&mut self, now: Timestamp) {
-        let health = self.shared.status.borrow().health;
-        let due = self.status_written.is_none_or(|(at, was)| {
-            was != health || now.since(at.max(self.uploaded_at)) >= self.shared.config.status.every
-        });
-        if !due || now < self.rest_until {
-            return;
+    /// Writes the status object when it is due (see [`status_due`]).
+    async fn write_status(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.let_go) {
+            // What was let go of is to be in it.
+            report(&self.shared, now).await?;
+        }
+        let (health, safe) = {
+            let status = self.shared.status.borrow();
+            (status.health, status.buffer.oldest_unsafe.is_none())
+        };
+        let every = self.shared.config.status.every;
+        if now < self.rest_until || !status_due(self.status_written, self.uploaded_at, health, safe, every, now) {
+            return Ok(());
         }
         let key = self.shared.config.bucket.prefix.status(&self.shared.config.gateway);
         self.shared.live().link.requests += 1;
         match self.bucket.put_replace(&key, self.status_json()).await {
             Ok(()) => {
                 self.went_well();
-                self.status_written = Some((now, health));
+                self.status_written = Some((self.shared.now(), health));
             }
             Err(answer) => self.went_wrong(&answer, now),
         }
+        Ok(())
     }
 
     fn status_json(&self) -> Bytes {
@@ -491,7 +504,46 @@ impl<B: Bucket> Deliverer<B> {
     }
 }
 
+/// Whether the status object is to be written: health changed, or nothing else told of us for `every` microseconds, or
+/// the last upload has nothing to follow it. Its manifest says that its own readings are unsafe, and by now they aren't.
+fn status_due(
+    written: Option<(Timestamp, Health)>,
+    uploaded_at: Timestamp,
+    health: Health,
+    safe: bool,
+    every: i64,
+    now: Timestamp,
+) -> bool {
+    written.is_none_or(|(at, was)| {
+        was != health || now.since(at.max(uploaded_at)) >= every || (safe && uploaded_at > at)
+    })
+}
+
 /// Whether an outcome says something of the link or the store rather than of one segment.
 const fn concerns_all(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Later | Outcome::Stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_has_fallen_idle_says_that_its_last_segment_is_safe() {
+        let due = |safe, uploaded_at, now| {
+            let written = Some((Timestamp(100), Health::Ok));
+            status_due(written, Timestamp(uploaded_at), Health::Ok, safe, 1_000, Timestamp(now))
+        };
+        assert!(!due(false, 200, 300), "more will be uploaded and tell");
+        assert!(due(true, 200, 300));
+        assert!(!due(true, 50, 300), "said already");
+        assert!(due(false, 200, 1_200) && !due(false, 200, 1_199), "the last upload told of us");
+    }
+
+    #[test]
+    fn a_change_of_health_is_told_at_once() {
+        let written = Some((Timestamp(100), Health::Ok));
+        assert!(status_due(written, Timestamp(100), Health::Degraded, false, 1_000, Timestamp(101)));
+        assert!(status_due(None, Timestamp(100), Health::Ok, false, 1_000, Timestamp(101)));
+    }
 }

@@ -146,10 +146,13 @@ impl Sealer {
             return Ok(0);
         }
         self.windows_at = Some(now);
+        // What comes late while this goes on waits for the next time: else a device that was taken for silent and goes on
+        // would have its window emitted again and again, a segment each, and nothing else would be sealed.
+        let through = self.shared.windows().through();
         let mut sealed = 0;
         loop {
             let drained = self.shared.live().drained.iter().all(|d| *d);
-            let Some(plan) = self.shared.windows().due(now, drained) else { return Ok(sealed) };
+            let Some(plan) = self.shared.windows().due_of(through, now, drained) else { return Ok(sealed) };
             debug!(windows = plan.windows.len(), spans = plan.spans.len(), "closing windows");
             let late = plan.windows.iter().any(|w| w.late);
             let names = Arc::clone(&self.shared.dictionary);

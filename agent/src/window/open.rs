@@ -299,6 +299,17 @@ impl Windows {
     /// a device's window together; oldest first. `drained`: nothing more is known to wait at the brokers, so that
     /// silence of a device means that it is silent. Call again after [`Windows::applied`] until there is none.
     pub fn due(&mut self, now: Timestamp, drained: bool) -> Option<Plan> {
+        self.due_of(u64::MAX, now, drained)
+    }
+
+    /// The greatest sequence number observed.
+    pub fn through(&self) -> u64 {
+        self.through
+    }
+
+    /// As [`Windows::due`], of windows that had readings to decide up to `through`. A caller who repeats it with the
+    /// same bound comes to an end, however many late readings come meanwhile: each is due the next time.
+    pub fn due_of(&mut self, through: u64, now: Timestamp, drained: bool) -> Option<Plan> {
         for device in &mut self.devices {
             let longest =
                 self.definitions.iter().map(|d| d.window.idle).max().unwrap_or(IDLE_WITHOUT_WINDOWS);
@@ -310,6 +321,7 @@ impl Windows {
         let mut due: Vec<(Unit, &Waiting)> = self
             .waiting
             .iter()
+            .filter(|(_, waiting)| waiting.first_seq <= through)
             .filter(|(unit, waiting)| waiting.late || self.may_close(unit, now, drained))
             .map(|(unit, waiting)| (*unit, waiting))
             .collect();

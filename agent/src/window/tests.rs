@@ -137,13 +137,17 @@ impl World {
     fn close(&mut self, now: Timestamp, drained: bool) -> Vec<AggregateRow> {
         let before = self.emitted.len();
         while let Some(plan) = self.windows.due(now, drained) {
-            let folded = self.fold(plan);
-            for emission in folded.emissions {
-                self.seal(emission);
-            }
-            self.windows.passed_over(&folded.passed_over);
+            self.decide(plan);
         }
         self.emitted[before..].to_vec()
+    }
+
+    fn decide(&mut self, plan: Plan) {
+        let folded = self.fold(plan);
+        for emission in folded.emissions {
+            self.seal(emission);
+        }
+        self.windows.passed_over(&folded.passed_over);
     }
 
     fn forget_what_no_window_needs(&mut self) {
@@ -276,6 +280,24 @@ fn a_new_epoch_goes_on_with_known_revisions_and_begins_unknown_ones_at_a_million
     let rows = w.close(at(140), false);
     let revisions: Vec<_> = rows.iter().map(|r| (r.start, r.revision, r.late)).collect();
     assert_eq!(revisions, [(at(0), 2, 1), (at(60), 3_000_001, 0)]);
+}
+
+#[test]
+fn closing_comes_to_an_end_although_late_readings_keep_coming() {
+    let mut w = World::new(vec![minute_window()]);
+    w.append(vec![row(1, 0, 10, 1.0)], at(10));
+    let now = at(1000); // long silent
+    let through = w.windows.through();
+    let mut seq = 1;
+    while let Some(plan) = w.windows.due_of(through, now, true) {
+        w.decide(plan);
+        seq += 1;
+        assert!(seq < 10, "the window is emitted again and again");
+        w.append(vec![row(seq, 0, 11, 1.0)], now);
+    }
+    assert_eq!((seq, w.windows.waiting()), (2, 1));
+    let through = w.windows.through();
+    assert!(w.windows.due_of(through, now, true).is_some_and(|plan| plan.has_late()), "due the next time");
 }
 
 #[test]

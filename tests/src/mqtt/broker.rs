@@ -18,10 +18,11 @@ pub const MAX_PAYLOAD: usize = 1 << 20;
 /// Bytes of topics and payloads per subscription filter that may be outstanding without any being dropped.
 pub const MAX_OUTSTANDING_BYTES: usize = LOG_SEGMENT * (LOG_SEGMENTS - 1);
 
+/// Unacknowledged messages that a subscriber may have: rumqttd's own limit.
+pub const IN_FLIGHT: usize = 100;
+
 const LOG_SEGMENT: usize = 8 << 20;
 const LOG_SEGMENTS: usize = 8;
-/// rumqttd's own limit of unacknowledged messages per subscriber.
-const IN_FLIGHT: usize = 100;
 const START_TRIES: u32 = 200;
 const START_PAUSE: Duration = Duration::from_millis(50);
 

@@ -255,6 +255,11 @@ async fn carry(
             write.shutdown().await?;
             return Ok(());
         }
+        if from == Sender::Broker {
+            // rumqttd leaves Nagle's algorithm on: a group of messages would wait 40 ms for our delayed ACK of the one
+            // before. The kernel forgets this setting, so it is made after each read.
+            read.as_ref().set_quickack(true)?;
+        }
         let taken = shared.take_in(connection, from, &buffer)?;
         let whole = buffer.split_to(taken);
         write.write_all(&whole).await?;
