@@ -11,3 +11,4 @@ mod rubbish;
 mod outages;
 mod commands;
 mod deleted;
+mod house_rules;
