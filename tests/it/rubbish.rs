@@ -68,29 +68,3 @@ async fn a_broken_object_is_quarantined_with_its_reason_and_the_rest_is_register
     ensure!(world.keys("segments/").await?.contains(&broken), "what lies in the bucket is never deleted");
     Ok(())
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_laid_where_the_next_segment_goes_costs_an_epoch_and_no_reading() -> anyhow::Result<()> {
-    const BEFORE: u64 = 100;
-    const AFTER: u64 = 250;
-    let world = World::start(Mqtt::EmbeddedV5).await?;
-    let _agent = world.agent()?;
-    let _receiver = world.receiver()?;
-    world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
-    world.publish(1..=BEFORE).await?;
-    let first = world.settled(BEFORE).await?.status;
-    for number in 1..=3 {
-        let key = format!(
-            "{PREFIX}/segments/{GATEWAY}/{}/{:010}-tributary.readings-2026-03-01.parquet",
-            first.epoch,
-            first.segments.last_number + number
-        );
-        let put = world.bucket().put_object().bucket(BUCKET).key(key);
-        put.body(b"not yours".to_vec().into()).send().await?;
-    }
-    world.publish(BEFORE + 1..=AFTER).await?;
-    world.acknowledged(AFTER).await?;
-    let settled = world.settled(AFTER).await?;
-    ensure!(settled.status.epoch != first.epoch, "{:#?}", settled.status);
-    Ok(())
-}
