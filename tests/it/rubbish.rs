@@ -70,27 +70,32 @@ async fn a_broken_object_is_quarantined_with_its_reason_and_the_rest_is_register
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_laid_where_the_next_segment_goes_costs_an_epoch_and_no_reading() -> anyhow::Result<()> {
+async fn an_object_that_holds_the_name_of_a_segment_costs_an_epoch_and_no_reading() -> anyhow::Result<()> {
     const BEFORE: u64 = 100;
     const AFTER: u64 = 250;
-    let world = World::start(Mqtt::EmbeddedV5).await?;
+    let mut world = World::start(Mqtt::EmbeddedV5).await?;
     let _agent = world.agent()?;
-    let _receiver = world.receiver()?;
+    let receiver = world.receiver()?;
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
     world.publish(1..=BEFORE).await?;
     let first = world.settled(BEFORE).await?.status;
-    for number in 1..=3 {
-        let key = format!(
-            "{PREFIX}/segments/{GATEWAY}/{}/{:010}-tributary.readings-2026-03-01.parquet",
-            first.epoch,
-            first.segments.last_number + number
-        );
-        let put = world.bucket().put_object().bucket(BUCKET).key(key);
-        put.body(b"not yours".to_vec().into()).send().await?;
-    }
+    receiver.stop().await?;
+    world.stop_bucket().await;
     world.publish(BEFORE + 1..=AFTER).await?;
     world.acknowledged(AFTER).await?;
-    let settled = world.settled(AFTER).await?;
-    ensure!(settled.status.epoch != first.epoch, "{:#?}", settled.status);
+    world.status_when("everything is sealed", |s| s.counters.readings.sealed == AFTER).await?;
+    let log = std::fs::read_to_string(world.path("agent.log"))?;
+    let sealed = log.lines().filter(|line| line.contains("sealed segment=")).filter_map(|line| {
+        line.split("segment=").nth(1)?.split(' ').next().filter(|name| name.contains("tributary.readings"))
+    });
+    let name = sealed.last().context("no segment of readings was sealed")?;
+    let key = format!("{PREFIX}/segments/{GATEWAY}/{}/{name}", first.epoch);
+    world.put_aside(&key, b"not what was sealed under this name").await?;
+    world.start_bucket().await?;
+    let epoch = first.epoch;
+    let moved = world.status_when("a new epoch has begun", |s| s.epoch != epoch).await?;
+    ensure!(moved.buffer.ordinal == 1, "{moved:#?}");
+    let _receiver = world.receiver()?;
+    world.settled(AFTER).await?;
     Ok(())
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
+use tributary_contract::digest::Digest;
 use tributary_contract::status::GatewayStatus;
 
 use crate::lake::{Files, Tables, Tally};
@@ -128,17 +129,35 @@ impl World {
     /// # Errors
     /// When its port was taken meanwhile.
     pub async fn start_bucket(&mut self) -> anyhow::Result<()> {
+        self.bucket = Some(self.open_bucket(self.bucket_port).await?);
+        Ok(())
+    }
+
+    /// Puts an object into the bucket while it is away for everybody else. Its metadata say its digest.
+    ///
+    /// # Errors
+    /// When the bucket runs, or doesn't take the object.
+    pub async fn put_aside(&self, key: &str, body: &'static [u8]) -> anyhow::Result<()> {
+        ensure!(self.bucket.is_none(), "the bucket runs");
+        let aside = self.open_bucket(self.spare_port).await?;
+        let client = client::client(&aside.endpoint(), REGION, ACCESS_KEY, SECRET);
+        let put = client.put_object().bucket(BUCKET).key(key).body(body.to_vec().into());
+        put.metadata(Digest::METADATA_KEY, Digest::of(body).to_string()).send().await?;
+        aside.stop().await;
+        Ok(())
+    }
+
+    async fn open_bucket(&self, port: u16) -> anyhow::Result<S3Server> {
         let options = S3Options {
             dir: self.path("s3"),
-            listen: local(self.bucket_port),
+            listen: local(port),
             access_key_id: ACCESS_KEY.to_owned(),
             secret_access_key: SECRET.to_owned(),
             region: REGION.to_owned(),
             buckets: vec![BUCKET.to_owned()],
             access_log: None,
         };
-        self.bucket = Some(S3Server::start(options).await?);
-        Ok(())
+        S3Server::start(options).await
     }
 
     /// Takes the bucket away; what it holds stays.
