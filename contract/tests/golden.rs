@@ -44,7 +44,12 @@ fn manifest() -> Manifest {
         closed: vec![ClosedEpoch { epoch: Epoch(7), last: 12 }],
         counters: Counters {
             messages: MessageCounters { received: 1005, redelivered: 1, rejected: 1, accepted: 1003 },
-            readings: ReadingCounters { journaled: 1003, sealed: 1000, registered: 990, ..Default::default() },
+            readings: ReadingCounters {
+                journaled: 1003,
+                sealed: 1000,
+                registered: 990,
+                ..Default::default()
+            },
         },
         status: ShortStatus {
             at: at.plus(200_000_000),
@@ -60,7 +65,8 @@ fn manifest() -> Manifest {
 
 fn receipt() -> Receipt {
     let registered: tributary_contract::range::Ranges = (1..=39).chain([42]).collect();
-    let quarantine = Quarantined { reason: QuarantineReason::WrongDigest, detail: "bytes 5f… claim ab…".into() };
+    let quarantine =
+        Quarantined { reason: QuarantineReason::WrongDigest, detail: "bytes 5f… claim ab…".into() };
     Receipt {
         version: FORMAT_VERSION,
         gateway: gateway(),

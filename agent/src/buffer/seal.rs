@@ -298,11 +298,7 @@ impl Buffer {
                  ORDER BY d.epoch, d.number",
             )?;
             let found = select.query_map([], |r| {
-                Ok(KeptDecisions {
-                    ordinal: r.get(0)?,
-                    number: uint(r.get(1)?),
-                    decisions: r.get(2)?,
-                })
+                Ok(KeptDecisions { ordinal: r.get(0)?, number: uint(r.get(1)?), decisions: r.get(2)? })
             })?;
             Ok(found.collect::<Result<_, _>>()?)
         })
@@ -313,7 +309,8 @@ impl Buffer {
     pub fn replace_decisions(&mut self, changed: &[KeptDecisions]) -> Result<(), BufferError> {
         self.guarded(|b| {
             b.transact(["decisions: before", "decisions: after"], |tx| {
-                let mut delete = tx.prepare_cached("DELETE FROM decision WHERE epoch = ?1 AND number = ?2")?;
+                let mut delete =
+                    tx.prepare_cached("DELETE FROM decision WHERE epoch = ?1 AND number = ?2")?;
                 let mut update =
                     tx.prepare_cached("UPDATE decision SET decisions = ?3 WHERE epoch = ?1 AND number = ?2")?;
                 for KeptDecisions { ordinal, number, decisions } in changed {

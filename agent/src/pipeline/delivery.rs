@@ -215,7 +215,8 @@ impl<B: Bucket> Deliverer<B> {
             if let Event::Failed { outcome, answer } = &event {
                 if concerns_all(*outcome) {
                     self.went_wrong(answer, now);
-                    self.rest_until = self.rest_until.max(task.entry.next_at.min(now.plus(BACKOFF.longest())));
+                    self.rest_until =
+                        self.rest_until.max(task.entry.next_at.min(now.plus(BACKOFF.longest())));
                     break;
                 }
                 warn!(segment = %task.entry.key.file_name(), "{answer}");
@@ -329,7 +330,12 @@ impl<B: Bucket> Deliverer<B> {
     }
 
     /// Does what a receipt says. True: something that it speaks of was found delivered only now.
-    async fn take_receipt(&mut self, receipt: Receipt, content: Digest, now: Timestamp) -> anyhow::Result<bool> {
+    async fn take_receipt(
+        &mut self,
+        receipt: Receipt,
+        content: Digest,
+        now: Timestamp,
+    ) -> anyhow::Result<bool> {
         let memory = self.memory().await?;
         let (entries, epochs) = self
             .shared
@@ -373,7 +379,13 @@ impl<B: Bucket> Deliverer<B> {
                     let begun = self
                         .shared
                         .buffer
-                        .run(move |b| if b.epoch() == epoch { b.new_epoch(&reason, now).map(|_| true) } else { Ok(false) })
+                        .run(move |b| {
+                            if b.epoch() == epoch {
+                                b.new_epoch(&reason, now).map(|_| true)
+                            } else {
+                                Ok(false)
+                            }
+                        })
                         .await??;
                     if begun {
                         return Err(StartAgain(why).into());
@@ -488,9 +500,8 @@ impl<B: Bucket> Deliverer<B> {
         let retry = waiting.first().map(|e| e.next_at);
         let receipt = self.poll.due(self.is_outstanding().await?);
         let receipt = receipt.filter(|_| self.shared.config.buffer.release_on == ReleaseOn::Registered);
-        let status = self
-            .status_written
-            .map(|(at, _)| at.max(self.uploaded_at).plus(self.shared.config.status.every));
+        let status =
+            self.status_written.map(|(at, _)| at.max(self.uploaded_at).plus(self.shared.config.status.every));
         let next = [retry, receipt, status].into_iter().flatten().min();
         Ok(next.map_or(LONGEST_SLEEP, |at| until(at, now, LONGEST_SLEEP)))
     }

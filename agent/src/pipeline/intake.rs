@@ -224,7 +224,8 @@ impl Intake {
             self.committed(After { acks: collected.acks, permits, appended: Appended::default() });
             return;
         }
-        let Collected { accepted, rejected, messages, redelivered, memory, lost_sessions, acks, .. } = collected;
+        let Collected { accepted, rejected, messages, redelivered, memory, lost_sessions, acks, .. } =
+            collected;
         let namespaces = self.shared.config.namespaces();
         let gaps = lost_sessions.iter().flat_map(|lost| gaps_of(lost, &namespaces, now)).collect();
         let batch = NewBatch {

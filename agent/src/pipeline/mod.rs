@@ -167,7 +167,9 @@ async fn one_life(
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
     }
     let mut failure = None;
-    for (name, task) in [("intake", intake), ("sealing", sealing), ("delivery", delivery), ("report", reporting)] {
+    for (name, task) in
+        [("intake", intake), ("sealing", sealing), ("delivery", delivery), ("report", reporting)]
+    {
         match finish(name, task).await {
             Ok(()) => {}
             // A new epoch is the reason even where another loop stumbled over it.
@@ -206,7 +208,9 @@ async fn open(
         fingerprint: fingerprint(),
         faults: Arc::new(NoFaults),
     };
-    let opened = tokio::task::spawn_blocking(move || Buffer::open(&settings)).await.context("opening the buffer")??;
+    let opened = tokio::task::spawn_blocking(move || Buffer::open(&settings))
+        .await
+        .context("opening the buffer")??;
     let past_in_doubt = note_events(&opened.events, live);
     let ordinal = opened.buffer.ordinal();
     let dictionary = opened.buffer.dictionary();
@@ -257,7 +261,9 @@ async fn open(
 /// better than an agent that never starts again.
 fn decoded(kept: &[Vec<u8>]) -> impl Iterator<Item = Decided> {
     kept.iter().filter_map(|bytes| {
-        Decided::decode(bytes).inspect_err(|e| warn!("decisions of the window stage are passed over: {e}")).ok()
+        Decided::decode(bytes)
+            .inspect_err(|e| warn!("decisions of the window stage are passed over: {e}"))
+            .ok()
     })
 }
 
@@ -277,7 +283,8 @@ fn note_events(events: &[OpenEvent], live: &Mutex<Live>) -> bool {
             OpenEvent::LeaseLost(why) => warn!("the lease can't be read: {why}"),
             OpenEvent::Damaged { why, aside } => {
                 doubt = true;
-                let kept = aside.as_ref().map(|p| format!("; it is kept in {}", p.display())).unwrap_or_default();
+                let kept =
+                    aside.as_ref().map(|p| format!("; it is kept in {}", p.display())).unwrap_or_default();
                 warn!("the buffer is damaged: {why}{kept}");
                 live.losses.push(format!("the buffer was damaged: {why}{kept}"));
             }
@@ -345,7 +352,11 @@ async fn seal_loop(shared: Arc<Shared>, bucket: Arc<S3Bucket>, end: Cancellation
     Ok(())
 }
 
-async fn deliver_loop(shared: Arc<Shared>, bucket: Arc<S3Bucket>, end: CancellationToken) -> anyhow::Result<()> {
+async fn deliver_loop(
+    shared: Arc<Shared>,
+    bucket: Arc<S3Bucket>,
+    end: CancellationToken,
+) -> anyhow::Result<()> {
     let mut deliverer = Deliverer::new(Arc::clone(&shared), bucket);
     loop {
         // Dropping a request halfway is safe: what it did is found out after the next start.
@@ -403,7 +414,8 @@ async fn finish(name: &str, mut task: JoinHandle<anyhow::Result<()>>) -> anyhow:
 /// Both signals mean the same: stop.
 async fn wait_for_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         warn!("signals can't be listened to; only SIGKILL will stop this process");
         return;
     };
@@ -437,7 +449,11 @@ fn new_live(config: &Config, now: tributary_contract::time::Timestamp) -> Live {
         started_at: now,
         brokers: config.brokers.iter().map(broker).collect(),
         drained: vec![false; config.brokers.len()],
-        sources: config.sources.iter().map(|s| SourceStatus { name: s.name.clone(), ..Default::default() }).collect(),
+        sources: config
+            .sources
+            .iter()
+            .map(|s| SourceStatus { name: s.name.clone(), ..Default::default() })
+            .collect(),
         ..Live::default()
     }
 }

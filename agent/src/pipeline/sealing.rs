@@ -17,7 +17,10 @@ use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
 use super::decoded;
 use super::shared::{Shared, StartAgain};
-use crate::buffer::{Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing, SeriesEntry};
+use crate::buffer::{
+    Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
+    SeriesEntry,
+};
 use crate::config::HOUR;
 use crate::segment::columns::{Provenance, TableRow};
 use crate::segment::parquet::{Builder, Encoded};
@@ -166,7 +169,8 @@ impl Sealer {
 
     /// Folds and seals windows that may close. Asked once per `segment.max_age`: each answer is a segment.
     async fn close_windows(&mut self, now: Timestamp) -> anyhow::Result<u64> {
-        let due = self.windows_at.is_none_or(|at| now.since(at) >= self.shared.config.segment.max_age || at > now);
+        let due =
+            self.windows_at.is_none_or(|at| now.since(at) >= self.shared.config.segment.max_age || at > now);
         if !due || self.shared.config.windows.is_empty() {
             return Ok(0);
         }
@@ -250,7 +254,12 @@ impl Sealer {
             .shared
             .buffer
             .run(|b| -> anyhow::Result<_> {
-                Ok((b.rows_to_seal(), b.series_to_seal(), b.gaps_to_seal()?, b.rejects_to_seal(REJECTS_AT_ONCE)?))
+                Ok((
+                    b.rows_to_seal(),
+                    b.series_to_seal(),
+                    b.gaps_to_seal()?,
+                    b.rejects_to_seal(REJECTS_AT_ONCE)?,
+                ))
             })
             .await??;
         let mut groups: Vec<Group> = readings
@@ -324,7 +333,9 @@ impl Sealer {
         groups: &[Group],
         now: Timestamp,
     ) -> anyhow::Result<()> {
-        let Contents::Readings { picked, .. } = &contents else { return Err(anyhow!("no readings were picked")) };
+        let Contents::Readings { picked, .. } = &contents else {
+            return Err(anyhow!("no readings were picked"));
+        };
         let sealing = self.begin().await?;
         let mut builder = Builder::<Row>::new(day, self.provenance(&sealing))?;
         for some in picked.chunks(BATCHES_AT_ONCE) {
@@ -455,12 +466,13 @@ impl Sealer {
             counters,
             status: short,
         };
-        let (manifest, encoded) = tokio::task::spawn_blocking(move || -> anyhow::Result<(Manifest, Encoded)> {
-            let encoded = builder.finish(&manifest)?;
-            Ok((manifest, encoded))
-        })
-        .await
-        .context("encoding ended early")??;
+        let (manifest, encoded) =
+            tokio::task::spawn_blocking(move || -> anyhow::Result<(Manifest, Encoded)> {
+                let encoded = builder.finish(&manifest)?;
+                Ok((manifest, encoded))
+            })
+            .await
+            .context("encoding ended early")??;
         let key: SegmentKey = manifest.key();
         info!(segment = %key.file_name(), rows = facts.rows, bytes = encoded.bytes.len(), "sealed");
         let bytes = encoded.bytes;

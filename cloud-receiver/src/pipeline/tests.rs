@@ -235,7 +235,11 @@ async fn a_segment_deleted_while_the_catalog_is_away_is_never_registered_without
     world.pipeline.register_pass(Timestamp(100)).await.unwrap_err();
     world.bucket.remove(&sealed.key.object_key(&world.pipeline.prefix));
     world.pipeline.register_pass(Timestamp(200)).await.unwrap_err();
-    assert_eq!(world.rows(), 0, "the table would refer to an object that is gone, and the gateway would let go");
+    assert_eq!(
+        world.rows(),
+        0,
+        "the table would refer to an object that is gone, and the gateway would let go"
+    );
     world.deliver(&sealed);
     world.pass().await;
     assert_eq!(world.rows(), 10);

@@ -330,10 +330,10 @@ fn settings_and_decisions_are_kept_until_they_are_replaced_or_forgotten() {
         buffer.release(&[(epoch, number)]).unwrap();
     }
     let mut kept = buffer.settled_decisions().unwrap();
-    assert_eq!(kept.iter().map(|k| (k.number, k.decisions.clone())).collect::<Vec<_>>(), [
-        (1, b"closed".to_vec()),
-        (2, vec![0]),
-    ]);
+    assert_eq!(
+        kept.iter().map(|k| (k.number, k.decisions.clone())).collect::<Vec<_>>(),
+        [(1, b"closed".to_vec()), (2, vec![0]),]
+    );
     kept[0].decisions.clear();
     kept[1].decisions = vec![7];
     buffer.replace_decisions(&kept).unwrap();
