@@ -35,9 +35,7 @@ impl Value {
     pub fn inexact_int(&self) -> Option<i64> {
         match self {
             // 2^63 as a double can't come back as an i64: `as` would saturate and look exact.
-            Value::Int(i) if (*i as f64) >= 9.223_372_036_854_775_8e18 || (*i as f64) as i64 != *i => {
-                Some(*i)
-            }
+            Value::Int(i) if (*i as f64) >= 9.223_372_036_854_776e18 || (*i as f64) as i64 != *i => Some(*i),
             _ => None,
         }
     }

@@ -25,6 +25,7 @@ use tributary_contract::time::Timestamp;
 use uuid::Uuid;
 
 use crate::bucket::Object;
+use crate::dedupe::Known;
 use crate::pipeline::register::{Attempt, Offer, Register};
 
 /// The day of all test segments.
@@ -222,6 +223,17 @@ impl MemoryLake {
 
 #[async_trait]
 impl Register for MemoryLake {
+    async fn ahead(
+        &self,
+        namespace: &Namespace,
+        table: Table,
+        _ledger: &str,
+        known: Known,
+    ) -> Result<Option<String>, String> {
+        let batch = self.table(&format!("{namespace}.{table}")).map_or(0, |t| t.batch);
+        Ok((batch > known.batch).then(|| "ledger is older than the table".to_owned()))
+    }
+
     async fn attempt(&self, offer: &Offer) -> Result<Attempt, String> {
         let name = format!("{}.{}", offer.namespace, offer.table);
         let fault = self.faults.lock().unwrap().get_mut(&name).and_then(VecDeque::pop_front);

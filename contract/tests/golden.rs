@@ -1,4 +1,5 @@
 //! Frozen files of every version ever written must still be read, and version 1 must still be written the same.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may fail loudly")]
 
 use std::collections::BTreeMap;
 use std::fs;

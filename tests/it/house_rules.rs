@@ -30,7 +30,11 @@ fn every_file_opens_with_a_sentence_that_says_what_it_is() {
     for folder in ["contract", "agent", "cloud-receiver", "tests"] {
         for (path, text) in rust_files(folder) {
             let first = text.lines().next().unwrap_or_default();
-            assert!(first.starts_with("//! ") && first.len() > 12, "{} begins with {first:?}", path.display());
+            assert!(
+                first.starts_with("//! ") && first.len() > 12,
+                "{} begins with {first:?}",
+                path.display()
+            );
         }
     }
 }
@@ -44,7 +48,10 @@ fn the_halves_never_meet_and_the_contract_knows_neither() {
             }
         }
     };
-    never("contract/src", &["tributary_agent", "tributary_receiver", "tokio", "SystemTime", "std::fs", "std::net"]);
+    never(
+        "contract/src",
+        &["tributary_agent", "tributary_receiver", "tokio", "SystemTime", "std::fs", "std::net"],
+    );
     never("agent/src", &["tributary_receiver"]);
     never("cloud-receiver/src", &["tributary_agent"]);
 }
@@ -70,7 +77,8 @@ fn imports_point_upstream() {
                 let name = format!("crate::{below}");
                 let named = product.match_indices(&name).any(|(at, _)| {
                     let next = product[at + name.len()..].chars().next();
-                    let comment = product[..at].rsplit('\n').next().unwrap_or_default().trim_start().starts_with("//");
+                    let comment =
+                        product[..at].rsplit('\n').next().unwrap_or_default().trim_start().starts_with("//");
                     !comment && next.is_some_and(|c| !c.is_alphanumeric() && c != '_')
                 });
                 assert!(!named, "{program}/{relative} names {name}, which stands below {own}");
@@ -81,14 +89,19 @@ fn imports_point_upstream() {
 
 #[test]
 fn every_file_that_prose_names_exists() {
-    for document in ["README.md", "ARCHITECTURE.md", "contract/FORMAT.md", "tests/README.md", "cross/README.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "contract/FORMAT.md", "tests/README.md", "cross/README.md"]
+    {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for (i, name) in text.split('`').enumerate().filter(|(i, _)| i % 2 == 1) {
             let is_path = ["contract/", "agent/", "cloud-receiver/", "tests/", "config/", "cross/"]
                 .iter()
                 .any(|folder| name.starts_with(folder));
             if is_path && !name.contains([' ', '*', '<', '{']) {
-                assert!(root().join(name).exists(), "{document} names `{name}`, which isn't there (piece {i})");
+                assert!(
+                    root().join(name).exists(),
+                    "{document} names `{name}`, which isn't there (piece {i})"
+                );
             }
         }
     }

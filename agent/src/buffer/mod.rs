@@ -67,7 +67,7 @@ pub use journal::{Appended, NewBatch, SourceFacts};
 pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
 pub use row::{BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
-pub use seal::{Contents, Picked, Sealing, Taken};
+pub use seal::{Contents, KeptDecisions, Picked, Sealing, Taken};
 pub use stats::{EpochEnd, SegmentCount, Stats};
 pub use thread::{BufferThread, ThreadError};
 pub use waiting::ToSeal;

@@ -59,18 +59,23 @@ impl Buffer {
         read_entry(r, &self.gateway, |ordinal| self.book(ordinal).map(|b| b.epoch))
     }
 
-    /// Segments to be sent that may be tried now, oldest first, at most `limit`. Held ones aren't among them.
+    /// Segments to be sent that may be tried now, oldest first, at most `limit`. Held ones aren't among them. None waits
+    /// for an hour: one that seems to was put off before the clock stepped back, and may be tried now.
     pub fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Entry>, BufferError> {
         self.select(
-            "state IN ('sealed', 'uploading') AND next_at <= ?1 ORDER BY epoch, number LIMIT ?2",
+            "state IN ('sealed', 'uploading') AND (next_at <= ?1 OR next_at > ?1 + 3600000000)
+             ORDER BY epoch, number LIMIT ?2",
             now,
             limit,
         )
     }
 
-    /// Delivered segments without receipt whose `next_at` has come, oldest first, at most `limit`.
+    /// Delivered segments without receipt whose `next_at` has come, oldest first, at most `limit`. None waits for two
+    /// days, unless the clock stepped back.
     pub fn unconfirmed(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Entry>, BufferError> {
-        self.select("state = 'delivered' AND next_at <= ?1 ORDER BY epoch, number LIMIT ?2", now, limit)
+        let due = "state = 'delivered' AND (next_at <= ?1 OR next_at > ?1 + 172800000000)
+                   ORDER BY epoch, number LIMIT ?2";
+        self.select(due, now, limit)
     }
 
     /// All segments of the outbox, oldest first.

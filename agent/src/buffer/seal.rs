@@ -16,7 +16,7 @@ use super::journal::{Mark, Stored, load_batch};
 use super::lease::Named;
 use super::row::{Row, SeriesEntry};
 use super::waiting::ToSeal;
-use super::{Buffer, EpochBook, int, sqlite};
+use super::{Buffer, EpochBook, int, sqlite, uint};
 
 /// A segment about to be encoded: what its manifest says of the buffer.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +53,7 @@ pub enum Contents {
     Aggregates {
         /// The decisions.
         decisions: Vec<u8>,
-        /// For [`Buffer::forget_decisions`].
+        /// For whoever looks into the file.
         newest: Timestamp,
     },
     /// Keys of the dictionary.
@@ -69,6 +69,17 @@ pub enum Contents {
 pub struct Picked {
     pub(super) batch: i64,
     pub(super) rows: RowSet,
+}
+
+/// Decisions of one segment of aggregates, as they are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDecisions {
+    /// How many epochs were before the segment's.
+    pub ordinal: u32,
+    /// The segment's number.
+    pub number: u64,
+    /// The decisions, encoded by the window stage.
+    pub decisions: Vec<u8>,
 }
 
 /// Rows taken for a segment.
@@ -273,11 +284,42 @@ impl Buffer {
         Ok(out)
     }
 
-    /// Drops decisions of windows that all ended before `before`.
-    pub fn forget_decisions(&mut self, before: Timestamp) -> Result<(), BufferError> {
+    /// Kept decisions with their keys that may be thought over: those whose segment the lake has, because a superseded
+    /// one's are to be taken again. The newest is never among them: it says up to where the journal was looked at.
+    pub fn settled_decisions(&mut self) -> Result<Vec<KeptDecisions>, BufferError> {
+        self.guarded(|b| {
+            let mut select = b.sql.prepare_cached(
+                "SELECT d.epoch, d.number, d.decisions FROM decision d
+                 WHERE d.superseded = 0
+                   AND NOT EXISTS (SELECT 1 FROM outbox o
+                                   WHERE o.epoch = d.epoch AND o.number = d.number AND o.state <> 'released')
+                   AND (d.epoch, d.number) < (SELECT epoch, number FROM decision WHERE superseded = 0
+                                              ORDER BY epoch DESC, number DESC LIMIT 1)
+                 ORDER BY d.epoch, d.number",
+            )?;
+            let found = select.query_map([], |r| {
+                Ok(KeptDecisions { ordinal: r.get(0)?, number: uint(r.get(1)?), decisions: r.get(2)? })
+            })?;
+            Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Replaces kept decisions by what is still needed of them, or drops those of which that is nothing (empty), all in
+    /// one transaction.
+    pub fn replace_decisions(&mut self, changed: &[KeptDecisions]) -> Result<(), BufferError> {
         self.guarded(|b| {
             b.transact(["decisions: before", "decisions: after"], |tx| {
-                tx.prepare_cached("DELETE FROM decision WHERE newest < ?1")?.execute([before.0])?;
+                let mut delete =
+                    tx.prepare_cached("DELETE FROM decision WHERE epoch = ?1 AND number = ?2")?;
+                let mut update =
+                    tx.prepare_cached("UPDATE decision SET decisions = ?3 WHERE epoch = ?1 AND number = ?2")?;
+                for KeptDecisions { ordinal, number, decisions } in changed {
+                    if decisions.is_empty() {
+                        delete.execute(params![ordinal, int(*number)])?;
+                    } else {
+                        update.execute(params![ordinal, int(*number), decisions])?;
+                    }
+                }
                 Ok(())
             })
         })

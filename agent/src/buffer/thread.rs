@@ -79,13 +79,29 @@ impl BufferThread {
     /// Stops the buffer cleanly, and the thread.
     pub async fn stop(mut self) -> Result<(), ThreadError> {
         let stopped = self.send(|slot| Ok(slot.take().ok_or(ThreadError::Closed)?.stop()?)).await;
+        self.join();
+        stopped
+    }
+
+    /// Closes the buffer as it is, as a crash would, and waits until it is gone: before that nobody can open it again.
+    pub async fn close(mut self) {
+        // Without an answer the thread has ended, and the buffer with it.
+        let _ = self
+            .send(|slot| {
+                drop(slot.take());
+                Ok(())
+            })
+            .await;
+        self.join();
+    }
+
+    fn join(&mut self) {
         let (closed, _) = mpsc::channel();
         self.jobs = closed;
         if let Some(thread) = self.thread.take() {
             // Nothing is left in its queue; a panic of a closure was reported to its caller.
             let _ = thread.join();
         }
-        stopped
     }
 
     async fn send<T: Send + 'static>(

@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(c.due(at(0)), Due::Now);
         c.drained(at(0));
         for n in 1..=10 {
-            assert_eq!(c.due(at(0)) == Due::Now, false, "{n}");
+            assert_ne!(c.due(at(0)), Due::Now, "{n}");
             c.arrived(1, 1, true, at(0));
         }
         assert_eq!(c.due(at(0)), Due::Now);

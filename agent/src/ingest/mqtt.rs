@@ -299,6 +299,7 @@ enum Incoming {
     Nothing,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one per broker connection, never moved in bulk")]
 enum Link {
     V4(v4::Link),
     V5(v5::Link),

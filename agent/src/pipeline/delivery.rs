@@ -60,6 +60,8 @@ pub struct Deliverer<B> {
     uploaded_at: Timestamp,
     /// Whether segments were let go of since the status object was last considered.
     let_go: bool,
+    /// Whether what was held when we started got its one more chance.
+    held_tried: bool,
 }
 
 impl<B: Bucket> Deliverer<B> {
@@ -79,6 +81,7 @@ impl<B: Bucket> Deliverer<B> {
             status_written: None,
             uploaded_at: now,
             let_go: false,
+            held_tried: false,
         }
     }
 
@@ -87,12 +90,14 @@ impl<B: Bucket> Deliverer<B> {
     /// # Errors
     /// Whatever the buffer says. What the bucket says is no error here: it is tried again, and shown.
     pub async fn pass(&mut self, now: Timestamp) -> anyhow::Result<Duration> {
+        self.bound_waits(now);
         if now < self.rest_until {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }
         if !self.probe(now).await {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }
+        self.try_held(now).await?;
         let mut delivered = self.send(now).await?;
         delivered |= self.look_again(now).await?;
         if delivered {
@@ -103,6 +108,29 @@ impl<B: Bucket> Deliverer<B> {
         self.trim().await?;
         self.write_status(now).await?;
         self.next_wait().await
+    }
+
+    /// No wait is longer than it may ever be: one that is was begun before the clock stepped back.
+    fn bound_waits(&mut self, now: Timestamp) {
+        self.rest_until = self.rest_until.min(now.plus(BACKOFF.longest()));
+        self.poll.not_beyond(now);
+        self.uploaded_at = self.uploaded_at.min(now);
+        self.status_written = self.status_written.map(|(at, health)| (at.min(now), health));
+    }
+
+    /// Gives what is held one more chance: a start is where an operator's repair shows.
+    async fn try_held(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        if self.held_tried {
+            return Ok(());
+        }
+        let entries = self.shared.buffer.run(|b| b.entries()).await??;
+        for held in entries.into_iter().filter(|e| matches!(e.state, Progress::Held { .. })) {
+            let again = Task::retry_held(held.clone(), now);
+            self.save(&held, &again.entry, now).await?;
+            self.doubts.insert((held.epoch, held.number), again.doubt);
+        }
+        self.held_tried = true;
+        Ok(())
     }
 
     /// Asks the store, once a start, whether it honours create-only requests.
@@ -138,11 +166,15 @@ impl<B: Bucket> Deliverer<B> {
     async fn send(&mut self, now: Timestamp) -> anyhow::Result<bool> {
         let mut delivered = false;
         loop {
+            // What fails is put off from the time that the clock shows then: should it step back meanwhile, the time of
+            // the pass would find the same entries due without end.
+            let now = now.min(self.shared.now());
             let due = self.shared.buffer.run(move |b| b.due(now, AT_ONCE)).await??;
             if due.is_empty() {
                 return Ok(delivered);
             }
-            for entry in due {
+            for mut entry in due {
+                entry.next_at = entry.next_at.min(now);
                 let doubt = self.doubts.remove(&(entry.epoch, entry.number));
                 let task = match doubt {
                     Some(doubt) => Task { entry, doubt },
@@ -254,8 +286,8 @@ impl<B: Bucket> Deliverer<B> {
         if self.shared.config.buffer.release_on == ReleaseOn::Delivered {
             return Ok(());
         }
-        if delivered && let Some((receipt, content)) = self.last_receipt.take() {
-            self.take_receipt(receipt, content, now).await?;
+        if delivered {
+            self.take_last_receipt(now).await?;
         }
         let outstanding = self.is_outstanding().await?;
         if self.poll.due(outstanding).is_none_or(|at| at > now) {
@@ -273,7 +305,9 @@ impl<B: Bucket> Deliverer<B> {
                 match Receipt::from_json(&bytes, &self.shared.config.gateway) {
                     Ok(receipt) => {
                         self.poll.changed(etag, now);
-                        self.take_receipt(receipt, Digest::of(&bytes), now).await?;
+                        if self.take_receipt(receipt, Digest::of(&bytes), now).await? {
+                            self.take_last_receipt(now).await?;
+                        }
                     }
                     Err(e) => {
                         warn!("{key}: {e}");
@@ -291,12 +325,21 @@ impl<B: Bucket> Deliverer<B> {
         Ok(())
     }
 
+    /// Reads the last receipt again: it may permit to let go of what was found delivered since.
+    async fn take_last_receipt(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        if let Some((receipt, content)) = self.last_receipt.take() {
+            self.take_receipt(receipt, content, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Does what a receipt says. True: something that it speaks of was found delivered only now.
     async fn take_receipt(
         &mut self,
         receipt: Receipt,
         content: Digest,
         now: Timestamp,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let memory = self.memory().await?;
         let (entries, epochs) = self
             .shared
@@ -319,12 +362,13 @@ impl<B: Bucket> Deliverer<B> {
         }
         self.memory = Some(verdict.memory);
         let mut release: Vec<(Epoch, Number)> = Vec::new();
+        let mut found = false;
         for action in verdict.actions {
             match action {
                 ReceiptAction::Release { epoch, number } => release.push((epoch, number)),
                 ReceiptAction::LookFirst { epoch, number } => {
                     if let Some(entry) = entries.iter().find(|e| (e.epoch, e.number) == (epoch, number)) {
-                        self.work(Task::look(entry.clone(), Why::Receipt, now)).await?;
+                        found |= self.work(Task::look(entry.clone(), Why::Receipt, now)).await?;
                     }
                 }
                 ReceiptAction::Quarantine { epoch, number, reason, detail } => {
@@ -372,7 +416,7 @@ impl<B: Bucket> Deliverer<B> {
         if verdict.taken {
             self.last_receipt = Some((receipt, content));
         }
-        Ok(())
+        Ok(found)
     }
 
     async fn memory(&mut self) -> anyhow::Result<Memory> {
@@ -409,13 +453,19 @@ impl<B: Bucket> Deliverer<B> {
 
     /// Deletes batches that nothing needs any more.
     async fn trim(&self) -> anyhow::Result<()> {
-        let retention = self.shared.windows().retention();
-        let trimmed =
-            self.shared.buffer.run(move |b| b.trim(TRIM_AT_ONCE, &|span| retention.needs(span))).await??;
-        if trimmed > 0 {
-            debug!(batches = trimmed, "journal trimmed");
+        let retention = Arc::new(self.shared.windows().retention());
+        loop {
+            let needed = Arc::clone(&retention);
+            let trimmed =
+                self.shared.buffer.run(move |b| b.trim(TRIM_AT_ONCE, &|span| needed.needs(span))).await??;
+            if trimmed > 0 {
+                debug!(batches = trimmed, "journal trimmed");
+            }
+            // Passes may be a minute apart, in which many more batches are committed than one transaction deletes.
+            if trimmed < TRIM_AT_ONCE as u64 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Writes the status object when it is due (see [`status_due`]).
@@ -429,7 +479,9 @@ impl<B: Bucket> Deliverer<B> {
             (status.health, status.buffer.oldest_unsafe.is_none())
         };
         let every = self.shared.config.status.every;
-        if now < self.rest_until || !status_due(self.status_written, self.uploaded_at, health, safe, every, now) {
+        if now < self.rest_until
+            || !status_due(self.status_written, self.uploaded_at, health, safe, every, now)
+        {
             return Ok(());
         }
         let key = self.shared.config.bucket.prefix.status(&self.shared.config.gateway);

@@ -205,7 +205,7 @@ impl Intake {
     fn note_drained(&mut self, now: Timestamp) {
         for (broker, slot) in self.draining.iter_mut().enumerate() {
             if let Some((since, last)) = *slot
-                && (now.since(last) >= QUIET || now.since(since) >= DRAIN_MAX)
+                && (now.since(last) >= QUIET || now.since(since) >= DRAIN_MAX || now < since)
             {
                 *slot = None;
                 if let Some(drained) = self.shared.live().drained.get_mut(broker) {

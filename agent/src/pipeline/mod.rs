@@ -16,6 +16,8 @@ mod intake;
 mod report;
 mod sealing;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -97,6 +99,7 @@ async fn lives(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut pause = FIRST_PAUSE;
+    let mut first = true;
     loop {
         let began = tokio::time::Instant::now();
         let failure = match one_life(config, live, status, clock, stop).await {
@@ -105,9 +108,12 @@ async fn lives(
         };
         if let Some(open) = failure.downcast_ref::<OpenError>()
             && !open.may_mend()
+            && (first || !matches!(open, OpenError::Locked { .. }))
         {
             return Err(failure);
         }
+        // From now on what holds the lock may be a late task of our own.
+        first = false;
         if let Some(StartAgain(why)) = failure.downcast_ref::<StartAgain>() {
             info!("starting again: {why}");
             continue;
@@ -172,8 +178,16 @@ async fn one_life(
         }
     }
     let shared = Arc::into_inner(shared);
+    if failure.is_none() && !stop.is_cancelled() {
+        failure = Some(anyhow!("a loop ended that nobody told to"));
+    }
     match (failure, shared) {
-        (Some(failure), _) => Err(failure),
+        (Some(failure), Some(shared)) => {
+            // The next life can't open it before this one has let go of it.
+            shared.buffer.close().await;
+            Err(failure)
+        }
+        (Some(failure), None) => Err(failure),
         (None, Some(shared)) => Ok(shared.buffer.stop().await?),
         // A task that was late still holds it; the next start is one after a crash.
         (None, None) => Ok(()),
@@ -221,9 +235,7 @@ async fn open(
     let (now, names) = (clock.now(), Arc::clone(&dictionary));
     let windows = buffer
         .run(move |b| -> anyhow::Result<Windows> {
-            for decided in b.decisions()? {
-                windows.restore(&Decided::decode(&decided)?);
-            }
+            decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
             let lookup = |key| names.get(key);
             b.scan_after(0, |span, rows| {
                 if windows.must_observe_again(span) {
@@ -245,10 +257,23 @@ async fn open(
     Ok((shared, stage))
 }
 
+/// Kept decisions, but for those that damage made unreadable: without them windows may be emitted once more, and that is
+/// better than an agent that never starts again.
+fn decoded(kept: &[Vec<u8>]) -> impl Iterator<Item = Decided> {
+    kept.iter().filter_map(|bytes| {
+        Decided::decode(bytes)
+            .inspect_err(|e| warn!("decisions of the window stage are passed over: {e}"))
+            .ok()
+    })
+}
+
 /// Logs what opening found; true if the buffer may have forgotten messages that it once stored.
 fn note_events(events: &[OpenEvent], live: &Mutex<Live>) -> bool {
     let mut live = shared::lock(live);
     live.intake_stopped = None;
+    // The connections of the life before are gone.
+    live.drained.fill(false);
+    live.brokers.iter_mut().for_each(|broker| broker.connected = false);
     let mut doubt = false;
     for event in events {
         match event {
@@ -379,6 +404,8 @@ async fn finish(name: &str, mut task: JoinHandle<anyhow::Result<()>>) -> anyhow:
         Err(_) => {
             warn!("{name} didn't end within {} s", GRACE.as_secs());
             task.abort();
+            // What it holds is free only once it is gone.
+            let _ = timeout(Duration::from_secs(1), task).await;
             Ok(())
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use tracing::{debug, info, warn};
+use tributary_contract::digest::Digest;
 use tributary_contract::id::Namespace;
 use tributary_contract::manifest::Manifest;
 use tributary_contract::status::ShortStatus;
@@ -14,10 +15,13 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
+use super::decoded;
 use super::shared::{Shared, StartAgain};
 use crate::buffer::{
-    Adopted, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing, SeriesEntry,
+    Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
+    SeriesEntry,
 };
+use crate::config::HOUR;
 use crate::segment::columns::{Provenance, TableRow};
 use crate::segment::parquet::{Builder, Encoded};
 use crate::segment::plan::{self, Group, Next};
@@ -36,11 +40,16 @@ const REJECTS_AT_ONCE: usize = 10_000;
 /// The greatest segment that is read back from the bucket, bytes.
 const LARGEST: u64 = 256 << 20;
 
+/// How often decisions are looked through for those that nobody needs any more, microseconds.
+const FORGET_EVERY: i64 = HOUR;
+
 /// The sealing loop's own memory.
 pub struct Sealer {
     shared: Arc<Shared>,
     /// When windows were last asked which may close.
     windows_at: Option<Timestamp>,
+    /// When decisions were last looked through.
+    forgot_at: Option<Timestamp>,
     /// Since when rows of these tables wait; the journal knows it of readings by itself.
     waiting_since: HashMap<(Namespace, Table, Day), Timestamp>,
 }
@@ -48,7 +57,7 @@ pub struct Sealer {
 impl Sealer {
     /// A sealer that has done nothing yet.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, windows_at: None, waiting_since: HashMap::new() }
+        Self { shared, windows_at: None, forgot_at: None, waiting_since: HashMap::new() }
     }
 
     /// Does everything that is due at `now`; tells how many segments were made.
@@ -60,8 +69,14 @@ impl Sealer {
             return Ok(0);
         }
         let mut sealed = self.close_windows(now).await?;
+        self.forget_decisions(now).await?;
         while let Some((next, rest)) = self.next(now).await? {
-            sealed += self.seal_next(next, rest, now).await?;
+            let made = self.seal_next(next, rest, now).await?;
+            sealed += made;
+            if made == 0 {
+                // What was due is so no more; should it seem due all the same, the next pass is soon enough.
+                break;
+            }
         }
         if sealed > 0 {
             self.shared.sealed.notify_one();
@@ -78,11 +93,12 @@ impl Sealer {
         for item in pending {
             let Some(bytes) = self.find(bucket, &item).await? else { return Ok(false) };
             match bytes {
+                Found::InBucket(bytes) => self.adopt(ReadbackItem { file: None, ..item }, bytes).await?,
                 Found::Absent => {
                     info!(epoch = %item.epoch, number = %item.number, "segment never existed: its number is void");
                     self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
                 }
-                Found::Bytes(bytes) => self.adopt(item, bytes).await?,
+                Found::InFolder(bytes) => self.adopt(item, bytes).await?,
             }
         }
         let now = self.shared.now();
@@ -98,13 +114,23 @@ impl Sealer {
                 let contents = into_buffer_words(found.contents);
                 info!(epoch = %item.epoch, number = %item.number, "segment read back");
                 let (manifest, digest, now) = (found.manifest, found.digest, self.shared.now());
+                let (epoch, number) = (item.epoch, item.number);
                 let adopted = self
                     .shared
                     .buffer
                     .run(move |b| b.adopt(&item, &manifest, &contents, size, digest, now))
-                    .await??;
-                if adopted == Adopted::TailLost {
-                    return Err(StartAgain("the database lost its newest commits".into()).into());
+                    .await?;
+                match adopted {
+                    Ok(Adopted::Whole) => {}
+                    Ok(Adopted::TailLost) => {
+                        return Err(StartAgain("the database lost its newest commits".into()).into());
+                    }
+                    // Not the segment that was sealed here, and it would be refused for ever: its rows are sealed again.
+                    Err(e @ (BufferError::WrongBytes { .. } | BufferError::WrongManifest { .. })) => {
+                        warn!(%epoch, %number, "what bears the segment's name isn't it: {e}");
+                        self.shared.buffer.run(move |b| b.declare_void(epoch, number)).await??;
+                    }
+                    Err(e) => return Err(e.into()),
                 }
             }
             Err(e) => {
@@ -119,7 +145,10 @@ impl Sealer {
     async fn find<B: Bucket>(&self, bucket: &B, item: &ReadbackItem) -> anyhow::Result<Option<Found>> {
         if let Some(path) = &item.file {
             match read_file(path).await {
-                Ok(bytes) => return Ok(Some(Found::Bytes(bytes))),
+                Ok(bytes) if item.digest.is_none_or(|digest| digest == Digest::of(&bytes)) => {
+                    return Ok(Some(Found::InFolder(bytes)));
+                }
+                Ok(_) => warn!("{}: the disk damaged it", path.display()),
                 Err(e) => warn!("{}: {e}", path.display()),
             }
         }
@@ -128,7 +157,7 @@ impl Sealer {
         let Some(key) = &item.key else { return Ok(Some(Found::Absent)) };
         let key = key.object_key(&self.shared.config.bucket.prefix);
         match bucket.get(&key, None, LARGEST).await {
-            Ok(Fetched::Body { bytes, .. }) => Ok(Some(Found::Bytes(bytes))),
+            Ok(Fetched::Body { bytes, .. }) => Ok(Some(Found::InBucket(bytes))),
             Ok(Fetched::Unchanged) => Ok(None),
             Err(answer) if classify(&answer) == Outcome::Absent => Ok(Some(Found::Absent)),
             Err(answer) => {
@@ -162,9 +191,7 @@ impl Sealer {
                 .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
                     let mut priors = Priors::of(&plan);
                     if late {
-                        for blob in b.decisions()? {
-                            priors.take(&Decided::decode(&blob)?);
-                        }
+                        decoded(&b.decisions()?).for_each(|decided| priors.take(&decided));
                     }
                     let lookup = |key| names.get(key);
                     let spans = plan.spans.clone();
@@ -182,6 +209,37 @@ impl Sealer {
             }
             self.shared.windows().passed_over(&folded.passed_over);
         }
+    }
+
+    /// Drops decisions on windows that can't be corrected any more, but for what still says up to where they are closed.
+    async fn forget_decisions(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        let recent = self.forgot_at.is_some_and(|at| (0..FORGET_EVERY).contains(&now.since(at)));
+        if recent || self.shared.config.windows.is_empty() {
+            return Ok(());
+        }
+        self.forgot_at = Some(now);
+        let kept = self.shared.buffer.run(|b| b.settled_decisions()).await??;
+        let mut changed = Vec::new();
+        {
+            let windows = self.shared.windows();
+            for mut row in kept {
+                // What can't be read is of no use to anyone.
+                let Ok(decided) = Decided::decode(&row.decisions) else { continue };
+                if !windows.may_drop(&decided) {
+                    continue;
+                }
+                let needed = windows.still_needed(&decided);
+                if needed.as_ref().is_none_or(|n| n.decisions.len() < decided.decisions.len()) {
+                    row.decisions = needed.map(|n| n.encode()).unwrap_or_default();
+                    changed.push(row);
+                }
+            }
+        }
+        if !changed.is_empty() {
+            debug!(segments = changed.len(), "decisions forgotten");
+            self.shared.buffer.run(move |b| b.replace_decisions(&changed)).await??;
+        }
+        Ok(())
     }
 
     async fn seal_emission(&self, emission: Emission, now: Timestamp) -> anyhow::Result<()> {
@@ -430,7 +488,8 @@ impl Sealer {
 }
 
 enum Found {
-    Bytes(Bytes),
+    InFolder(Bytes),
+    InBucket(Bytes),
     Absent,
 }
 

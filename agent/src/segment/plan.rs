@@ -9,10 +9,14 @@ use tributary_contract::id::Namespace;
 use tributary_contract::table::Table;
 use tributary_contract::time::{DAY_MICROS, Day, Timestamp};
 
-use crate::config::{MINUTE, Segment};
+use crate::config::{HOUR, MINUTE, Segment};
 
 /// How long after midnight the rows of a day are waited for before its last segment is made, microseconds.
 const AFTER_MIDNIGHT: i64 = MINUTE;
+
+/// What became durable this far in the future did so before the clock stepped back, and nobody knows its age,
+/// microseconds.
+const CLOCK_STEP: i64 = HOUR;
 
 /// What waits of one table and day: a segment holds rows of one group only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +76,7 @@ pub fn trigger(group: &Group, settings: &Segment, now: Timestamp, flush: bool) -
         Some(Trigger::Rows)
     } else if group.bytes >= settings.max_bytes.max(1) {
         Some(Trigger::Bytes)
-    } else if now.since(group.oldest) >= settings.max_age {
+    } else if now.since(group.oldest) >= settings.max_age || group.oldest.since(now) > CLOCK_STEP {
         Some(Trigger::Age)
     } else if group.oldest < midnight && now >= midnight.plus(AFTER_MIDNIGHT) {
         Some(Trigger::DayEnd)
@@ -125,7 +129,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::HOUR;
 
     const NOON: Timestamp = Timestamp(12 * HOUR);
 
@@ -142,6 +145,13 @@ mod tests {
             bytes: 4 * rows,
             oldest: NOON.plus(-age),
         }
+    }
+
+    #[test]
+    fn rows_from_before_a_step_back_of_the_clock_do_not_wait_for_that_time_to_come_again() {
+        let ahead = |by: i64| trigger(&group(Table::Readings, 1, -by), &settings(), NOON, false);
+        assert_eq!(ahead(MINUTE), None, "committed while the pass went on");
+        assert_eq!(ahead(3 * HOUR), Some(Trigger::Age));
     }
 
     #[test]

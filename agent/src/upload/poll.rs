@@ -26,6 +26,11 @@ impl Poll {
         if outstanding { Some(self.next_at) } else { None }
     }
 
+    /// Nothing waits longer than the longest pause, whatever the clock did meanwhile.
+    pub fn not_beyond(&mut self, now: Timestamp) {
+        self.next_at = self.next_at.min(now.plus(LONGEST));
+    }
+
     /// What to name in the question, so that an unchanged receipt costs no body.
     pub fn etag(&self) -> Option<&str> {
         self.etag.as_deref()

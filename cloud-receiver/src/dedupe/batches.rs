@@ -255,7 +255,8 @@ impl Ledger {
         sentence: &str,
     ) -> Result<(), LedgerError> {
         self.db.execute(
-            "UPDATE tables SET stopped = ?3 WHERE namespace = ?1 AND tbl = ?2",
+            "INSERT INTO tables (namespace, tbl, stopped) VALUES (?1, ?2, ?3)
+             ON CONFLICT (namespace, tbl) DO UPDATE SET stopped = excluded.stopped",
             params![namespace.as_str(), table.name(), sentence],
         )?;
         Ok(())

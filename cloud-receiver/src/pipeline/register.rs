@@ -1,7 +1,7 @@
 //! The pass that forms batches and commits each one exactly once.
 //!
 //! The lake is behind [`Register`]: one look at a table and, if the batch isn't in it, one commit pinned to that look.
-//! The order is always the same: (1) the batch is durable in the ledger; (2) look: if the table has it, it is settled;
+//! A batch gets its number only after a look that the table isn't ahead of the ledger. Then, always: (1) the batch is durable in the ledger; (2) look: if the table has it, it is settled;
 //! (3) else commit against exactly what was looked at; (4) conflict or unknown outcome: back to (2).
 
 use std::sync::{Arc, PoisonError};
@@ -75,6 +75,16 @@ pub enum Attempt {
 /// The lake, as registration needs it.
 #[async_trait]
 pub trait Register: Send + Sync {
+    /// Whether the table has batches that this ledger never formed: the sentence that stops it. Asked before the next
+    /// batch gets its number, for afterwards a batch of that number in the table would be taken for this one.
+    async fn ahead(
+        &self,
+        namespace: &Namespace,
+        table: Table,
+        ledger: &str,
+        known: Known,
+    ) -> Result<Option<String>, String>;
+
     /// Looks at the table and commits the batch if it isn't there. The error is a sentence: the catalog is out of reach.
     async fn attempt(&self, offer: &Offer) -> Result<Attempt, String>;
 }
@@ -163,6 +173,13 @@ impl Pipeline {
             return Ok(None);
         }
         let ns = namespace.clone();
+        let known = self.ledger.call(move |l| l.known(&ns, table)).await?;
+        let ahead = self.lake.ahead(namespace, table, &self.ledger_id, known).await;
+        if let Some(sentence) = ahead.map_err(PassError::Catalog)? {
+            self.stop(namespace.clone(), table, sentence).await?;
+            return Ok(None);
+        }
+        let ns = namespace.clone();
         let formed = self.ledger.call(move |l| {
             l.form_batch(&ns, table, &rows, now)?;
             l.open_batch(&ns, table)
@@ -172,8 +189,17 @@ impl Pipeline {
 
     /// Steps (2) to (4) for an open batch. `false` if the table stands still.
     async fn commit(&self, batch: Batch, now: Timestamp) -> Result<bool, PassError> {
+        let rows: Vec<i64> = batch.files.iter().map(|f| f.row).collect();
+        let settled = self.commit_now(batch, now).await;
+        // Settled: they aren't needed any more. Else it may be long until the next attempt, and that one must find each
+        // object in the bucket again before it lets the table refer to it.
+        self.drop_footers(rows);
+        settled
+    }
+
+    async fn commit_now(&self, batch: Batch, now: Timestamp) -> Result<bool, PassError> {
         let Batch { namespace, table, n, files } = batch;
-        let rows: Vec<i64> = files.iter().map(|f| f.row).collect();
+        let files_of_batch = files.len();
         let offered = self.offered(&namespace, table, n, files).await?;
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
@@ -186,9 +212,8 @@ impl Pipeline {
             match attempt {
                 Attempt::Settled { snapshot, uuid } => {
                     let ns = offer.namespace;
-                    tracing::info!(table = %format!("{ns}.{table}"), batch = n, files = rows.len(), "registered");
+                    tracing::info!(table = %format!("{ns}.{table}"), batch = n, files = files_of_batch, "registered");
                     self.ledger.call(move |l| l.settle(&ns, table, n, snapshot, uuid, now)).await?;
-                    self.drop_footers(rows);
                     return Ok(true);
                 }
                 Attempt::Again(why) => {

@@ -1,8 +1,10 @@
 //! The loops: each runs its pass, waits for a wake-up or its time, and goes on for ever, whatever fails.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +90,7 @@ async fn repeat<F>(
 {
     let mut failures = 0;
     while !stop.is_cancelled() {
-        let mut pass = Box::pin(body(Arc::clone(&pipeline)));
+        let mut pass = Box::pin(guarded(body(Arc::clone(&pipeline))));
         let outcome = tokio::select! {
             outcome = &mut pass => outcome,
             () = stop.cancelled() => {
@@ -100,11 +102,17 @@ async fn repeat<F>(
         };
         pipeline.health.beat();
         let pause = match outcome {
-            Ok(()) => {
+            Some(Ok(())) => {
                 failures = 0;
                 every
             }
-            Err(e) => {
+            // Transactions roll back; what the pass had done is in the ledger, and the next one goes on from there.
+            None => {
+                failures += 1;
+                tracing::error!(pass = name, "broke off by a defect of this program; it is tried again");
+                backoff(failures, fastrand::f64())
+            }
+            Some(Err(e)) => {
                 failures += 1;
                 report(&pipeline, name, &e);
                 backoff(failures, fastrand::f64())
@@ -125,6 +133,11 @@ async fn repeat<F>(
     }
 }
 
+/// What came of a pass; none if it panicked, which must not end its loop for ever.
+async fn guarded<T>(pass: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(pass).catch_unwind().await.ok()
+}
+
 fn report(pipeline: &Pipeline, name: &str, error: &PassError) {
     if pipeline.health.failed(error.part(), error.to_string(), now()) {
         tracing::warn!(pass = name, "{error}; tried again until it works");
@@ -143,6 +156,15 @@ pub fn backoff(failures: u32, luck: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_pass_that_panics_does_not_end_its_loop() {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let broken = guarded(async { assert_eq!(1, 2) }).await;
+        std::panic::set_hook(hook);
+        assert_eq!((broken, guarded(async { 3 }).await), (None, Some(3)));
+    }
 
     #[test]
     fn pauses_grow_to_a_minute_and_never_beyond() {

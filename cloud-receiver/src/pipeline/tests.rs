@@ -226,6 +226,58 @@ async fn a_batch_whose_segment_vanished_waits_for_it_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_segment_deleted_while_the_catalog_is_away_is_never_registered_without_its_object() {
+    let world = world();
+    let sealed = Forge::new("gw-1", 1).seal(Table::Readings, 10);
+    world.deliver(&sealed);
+    world.pipeline.arrivals_pass(Timestamp(100)).await.unwrap();
+    world.lake.fail_next(READINGS, LakeFault::Unreachable);
+    world.pipeline.register_pass(Timestamp(100)).await.unwrap_err();
+    world.bucket.remove(&sealed.key.object_key(&world.pipeline.prefix));
+    world.pipeline.register_pass(Timestamp(200)).await.unwrap_err();
+    assert_eq!(
+        world.rows(),
+        0,
+        "the table would refer to an object that is gone, and the gateway would let go"
+    );
+    world.deliver(&sealed);
+    world.pass().await;
+    assert_eq!(world.rows(), 10);
+}
+
+#[tokio::test]
+async fn a_ledger_from_a_backup_never_takes_another_batch_of_the_table_for_its_own() {
+    let mut world = world();
+    let mut forge = Forge::new("gw-1", 1);
+    world.deliver(&forge.seal(Table::Readings, 10));
+    world.pass().await;
+    let World { folder, bucket, lake, pipeline } = world;
+    drop(pipeline);
+    let (ledger, backup) = (folder.path().join("ledger.db"), folder.path().join("backup.db"));
+    std::fs::copy(&ledger, &backup).unwrap();
+    let pipeline = start(folder.path(), bucket.clone(), lake.clone());
+    world = World { folder, bucket, lake, pipeline };
+    world.deliver(&forge.seal(Table::Readings, 20));
+    world.pass().await;
+    assert_eq!(world.lake.table(READINGS).unwrap().batch, 2);
+
+    let World { folder, bucket, lake, pipeline } = world;
+    drop(pipeline);
+    std::fs::copy(&backup, &ledger).unwrap();
+    let pipeline = start(folder.path(), bucket.clone(), lake.clone());
+    world = World { folder, bucket, lake, pipeline };
+    world.deliver(&forge.seal(Table::Readings, 40));
+    for _ in 0..2 {
+        world.pass().await;
+        assert_eq!(world.rows(), 30);
+        let stopped = world.stopped().await;
+        assert!(stopped[0].as_ref().is_some_and(|s| s.contains("ledger is older")), "{stopped:?}");
+        assert!(!world.epoch("gw-1", 1).registered.contains(3), "it is in no batch of the table");
+        world = world.restart();
+    }
+}
+
+#[tokio::test]
 async fn foreign_and_broken_objects_are_quarantined_with_their_reason_and_the_rest_is_registered() {
     let world = world();
     let mut forge = Forge::new("gw-1", 1);

@@ -314,10 +314,32 @@ fn settings_and_decisions_are_kept_until_they_are_replaced_or_forgotten() {
     drop(buffer);
     let (mut buffer, _) = world.open();
     assert_eq!(buffer.setting("filters").unwrap(), Some(b"2".to_vec()));
-    buffer.forget_decisions(Timestamp(50)).unwrap();
     assert_eq!(buffer.decisions().unwrap(), [b"closed".to_vec()]);
-    buffer.forget_decisions(Timestamp(51)).unwrap();
-    assert_eq!(buffer.decisions().unwrap(), Vec::<Vec<u8>>::new());
+    assert_eq!(buffer.settled_decisions().unwrap(), [], "the newest stays");
+    for n in 0..2 {
+        let sealing = buffer.begin_seal().unwrap();
+        let manifest = world.manifest(&sealing, &Namespace::default(), Table::Aggregates, Day(20_000), 4);
+        let contents = Contents::Aggregates { decisions: vec![n], newest: Timestamp(60) };
+        buffer.finish_seal(&sealing, &manifest.key(), &[n], &manifest, &contents).unwrap();
+    }
+    assert_eq!(buffer.settled_decisions().unwrap(), [], "their segments may still be superseded");
+    let (epoch, now) = (buffer.epoch(), world.now);
+    for n in 1..=3 {
+        let number = Number::new(n).unwrap();
+        buffer.delivered(epoch, number, now, now).unwrap();
+        buffer.release(&[(epoch, number)]).unwrap();
+    }
+    let mut kept = buffer.settled_decisions().unwrap();
+    assert_eq!(
+        kept.iter().map(|k| (k.number, k.decisions.clone())).collect::<Vec<_>>(),
+        [(1, b"closed".to_vec()), (2, vec![0]),]
+    );
+    kept[0].decisions.clear();
+    kept[1].decisions = vec![7];
+    buffer.replace_decisions(&kept).unwrap();
+    drop(buffer);
+    let (mut buffer, _) = world.open();
+    assert_eq!(buffer.decisions().unwrap(), [vec![7], vec![1]]);
 }
 
 #[test]

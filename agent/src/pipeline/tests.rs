@@ -1,0 +1,406 @@
+//! What the loops promise over a real buffer and a bucket in memory: nothing let go too early, nothing stuck for ever.
+
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tempfile::TempDir;
+use tributary_contract::FORMAT_VERSION;
+use tributary_contract::counters::MessageCounters;
+use tributary_contract::manifest::{Link, Manifest};
+use tributary_contract::quality::Quality;
+use tributary_contract::range::Ranges;
+use tributary_contract::receipt::{EpochReceipt, Receipt};
+use tributary_contract::table::Table;
+use tributary_contract::time::{DAY_MICROS, Timestamp};
+
+use super::*;
+use crate::buffer::{Contents, Entry, Faults, NewBatch, SourceFacts};
+use crate::config::{HOUR, MINUTE, SECOND, parse};
+use crate::reading::{Accepted, Reading, Value};
+use crate::upload::answer::{Code, Transport};
+use crate::upload::bucket::Bucket;
+use crate::upload::memory::{Fault, MemoryBucket, Reply};
+
+/// 2026-01-01T12:00:00 UTC.
+const NOON: i64 = 1_767_268_800_000_000;
+
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Lets a buffer die where its name says.
+struct DieAt(&'static str);
+
+impl Faults for DieAt {
+    fn hit(&self, point: &'static str) -> io::Result<()> {
+        if point == self.0 { Err(io::Error::other("crash")) } else { Ok(()) }
+    }
+}
+
+struct World {
+    _dir: TempDir,
+    config: Arc<Config>,
+    clock: Arc<TestClock>,
+    bucket: Arc<MemoryBucket>,
+    sources: Arc<Vec<SourceFacts>>,
+}
+
+impl World {
+    fn new(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            r#"
+            gateway = "gw-1"
+            state_dir = "{}"
+            [[broker]]
+            url = "mqtt://127.0.0.1"
+            [[source]]
+            name = "plant"
+            topics = ["s/{{device}}/{{metric}}"]
+            [bucket]
+            url = "s3://lake/site"
+            [segment]
+            max_age = "1s"
+            {more}
+            "#,
+            dir.path().join("state").display()
+        );
+        let facts = parse::Facts { env: &|_| None, hostname: None, serial: None };
+        let config = Arc::new(parse::parse(&[("agent.toml".into(), text)], &facts).unwrap());
+        let fact = |s: &crate::config::Source| SourceFacts {
+            name: s.name.clone(),
+            namespace: s.namespace.clone(),
+            max_series: 1000,
+        };
+        Self {
+            _dir: dir,
+            sources: Arc::new(config.sources.iter().map(fact).collect()),
+            config,
+            clock: Arc::new(TestClock(AtomicI64::new(NOON))),
+            bucket: Arc::new(MemoryBucket::new()),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn later(&self, micros: i64) {
+        self.clock.0.fetch_add(micros, Ordering::SeqCst);
+    }
+
+    /// A life of the agent without connections, as after any start.
+    async fn live(&self) -> Arc<Shared> {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let live = Arc::new(Mutex::new(new_live(&self.config, self.now())));
+        let (status, _) = watch::channel(Arc::new(first_status(&self.config, &*clock)));
+        let (shared, _) = open(&self.config, &live, &status, &clock).await.unwrap();
+        shared.live().drained.fill(true);
+        Arc::new(shared)
+    }
+
+    /// One batch of one reading that is stamped now.
+    async fn commit(&self, shared: &Shared) {
+        let now = self.now();
+        let reading = Reading {
+            ts: now,
+            device: "boiler".into(),
+            metric: "temp".into(),
+            tags: Default::default(),
+            row_tags: Default::default(),
+            value: Value::Float(1.5),
+            unit: None,
+            quality: Quality::GOOD,
+        };
+        let batch = NewBatch {
+            accepted: vec![Accepted { source: 0, received_at: now, readings: vec![reading] }],
+            rejected: Vec::new(),
+            messages: MessageCounters { received: 1, accepted: 1, ..Default::default() },
+            redelivered: [0; 2],
+            memory: Vec::new(),
+            gaps: Vec::new(),
+            committed_at: now,
+        };
+        let sources = Arc::clone(&self.sources);
+        let appended = shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();
+        let names = Arc::clone(&shared.dictionary);
+        shared.windows().observe(&appended.rows, &|key| names.get(key), now);
+    }
+
+    async fn seal(&self, shared: &Arc<Shared>) {
+        self.later(2 * SECOND);
+        Sealer::new(Arc::clone(shared)).pass(&*self.bucket, self.now()).await.unwrap();
+        // What is new to the sealer waits its time, too.
+        let mut sealer = Sealer::new(Arc::clone(shared));
+        sealer.pass(&*self.bucket, self.now()).await.unwrap();
+        self.later(2 * SECOND);
+        sealer.pass(&*self.bucket, self.now()).await.unwrap();
+    }
+
+    fn deliverer(&self, shared: &Arc<Shared>) -> Deliverer<MemoryBucket> {
+        Deliverer::new(Arc::clone(shared), Arc::clone(&self.bucket))
+    }
+
+    /// The receiver has all of `entries`.
+    async fn register(&self, revision: u64, entries: &[Entry]) {
+        let mut epochs: std::collections::BTreeMap<Epoch, EpochReceipt> = Default::default();
+        for entry in entries {
+            let said = epochs.entry(entry.epoch).or_default();
+            said.registered.insert(entry.number.get());
+            said.highest = Some(Link { number: entry.number, digest: entry.digest });
+        }
+        let receipt = Receipt {
+            version: FORMAT_VERSION,
+            gateway: self.config.gateway.clone(),
+            revision,
+            written_at: self.now(),
+            epochs,
+            snapshots: Default::default(),
+        };
+        let key = self.config.bucket.prefix.receipt(&self.config.gateway);
+        self.bucket.put_replace(&key, receipt.to_json().into_bytes().into()).await.unwrap();
+    }
+
+    async fn end(&self, shared: Arc<Shared>) {
+        Arc::into_inner(shared).unwrap().buffer.close().await;
+    }
+}
+
+async fn entries(shared: &Shared) -> Vec<Entry> {
+    shared.buffer.run(|b| b.entries()).await.unwrap().unwrap()
+}
+
+async fn states(shared: &Shared) -> Vec<&'static str> {
+    entries(shared).await.iter().map(|e| e.state.name()).collect()
+}
+
+fn refused() -> Option<Fault> {
+    Some(Fault::before(Reply::Status(400, Some(Code::EntityTooLarge))))
+}
+
+fn unreachable() -> Option<Fault> {
+    Some(Fault::before(Reply::Nothing(Transport::NoConnection)))
+}
+
+#[tokio::test]
+async fn a_segment_that_was_held_is_tried_again_at_the_next_start() {
+    let world = World::new("");
+    let shared = world.live().await;
+    let mut deliverer = world.deliverer(&shared);
+    deliverer.pass(world.now()).await.unwrap();
+    world.commit(&shared).await;
+    world.seal(&shared).await;
+    let count = states(&shared).await.len();
+    world.bucket.script(vec![refused(); count]);
+    deliverer.pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.iter().all(|s| *s == "held"));
+    deliverer.pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.iter().all(|s| *s == "held"), "not over and over");
+    drop(deliverer);
+    world.end(shared).await;
+
+    let shared = world.live().await;
+    world.deliverer(&shared).pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.iter().all(|s| *s == "delivered"), "{:?}", states(&shared).await);
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_does_not_stop_delivery_until_that_time_comes_again() {
+    let world = World::new("");
+    let shared = world.live().await;
+    let mut deliverer = world.deliverer(&shared);
+    deliverer.pass(world.now()).await.unwrap();
+    world.commit(&shared).await;
+    world.seal(&shared).await;
+    world.bucket.script([unreachable()]);
+    deliverer.pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.contains(&"sealed"));
+    world.later(-400 * DAY_MICROS);
+    deliverer.pass(world.now()).await.unwrap();
+    world.later(10 * MINUTE);
+    deliverer.pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.iter().all(|s| *s == "delivered"), "{:?}", states(&shared).await);
+    // What waits to be sealed isn't stuck either.
+    world.later(400 * DAY_MICROS);
+    world.commit(&shared).await;
+    world.later(-400 * DAY_MICROS);
+    world.seal(&shared).await;
+    assert_eq!(shared.buffer.run(|b| b.rows_to_seal()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_pass_deletes_all_batches_that_nobody_needs_however_many() {
+    let world = World::new("[buffer]\nrelease_on = \"delivered\"");
+    let shared = world.live().await;
+    for _ in 0..TRIMMED_AT_ONCE + 50 {
+        world.commit(&shared).await;
+    }
+    world.seal(&shared).await;
+    world.deliverer(&shared).pass(world.now()).await.unwrap();
+    assert_eq!(entries(&shared).await, []);
+    let stats = shared.buffer.run(|b| b.stats()).await.unwrap().unwrap();
+    assert_eq!(stats.batches, 1, "the newest stays");
+}
+
+/// As many as one transaction deletes.
+const TRIMMED_AT_ONCE: usize = 256;
+
+#[tokio::test]
+async fn a_receipt_lets_go_at_once_of_what_it_made_us_find_delivered() {
+    let world = World::new("");
+    let shared = world.live().await;
+    let mut deliverer = world.deliverer(&shared);
+    deliverer.pass(world.now()).await.unwrap();
+    world.commit(&shared).await;
+    world.seal(&shared).await;
+    let all = entries(&shared).await;
+    assert!(all.len() >= 2, "readings and series");
+    world.register(1, &all).await;
+    // The first is delivered, the reply to the second is lost.
+    world.bucket.script([None, Some(Fault::lost_reply())]);
+    deliverer.pass(world.now()).await.unwrap();
+    assert_eq!(entries(&shared).await, []);
+}
+
+#[tokio::test]
+async fn a_damaged_segment_file_in_doubt_does_not_keep_the_rest_from_being_sealed() {
+    let world = World::new("");
+    let shared = world.live().await;
+    world.commit(&shared).await;
+    world.end(shared).await;
+
+    // Died between the lease line and the transaction.
+    let settings = OpenSettings {
+        dir: world.config.state_dir.clone(),
+        gateway: world.config.gateway.clone(),
+        now: world.now(),
+        fingerprint: fingerprint(),
+        faults: Arc::new(DieAt("seal: before the transaction")),
+    };
+    let opened = Buffer::open(&settings).unwrap();
+    let live = Arc::new(Mutex::new(new_live(&world.config, world.now())));
+    let clock: Arc<dyn Clock> = world.clock.clone();
+    let (status, _) = watch::channel(Arc::new(first_status(&world.config, &*clock)));
+    let dictionary = opened.buffer.dictionary();
+    let windows = Windows::new(&[], 0);
+    let buffer = BufferThread::start(opened.buffer).unwrap();
+    let shared =
+        Arc::new(Shared::new(Arc::clone(&world.config), buffer, dictionary, windows, live, status, clock));
+    world.later(2 * SECOND);
+    Sealer::new(Arc::clone(&shared)).pass(&*world.bucket, world.now()).await.unwrap_err();
+    world.end(shared).await;
+
+    let mut files = Vec::new();
+    let mut folders = vec![world.config.state_dir.clone()];
+    while let Some(folder) = folders.pop() {
+        for found in std::fs::read_dir(folder).unwrap() {
+            let path = found.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "parquet") {
+                files.push(path);
+            }
+        }
+    }
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    // In the data, not in the footer: it can still be read, and isn't what was sealed.
+    bytes[6] ^= 1;
+    std::fs::write(&files[0], bytes).unwrap();
+
+    let shared = world.live().await;
+    world.seal(&shared).await;
+    let readings: Vec<u64> =
+        entries(&shared).await.iter().filter(|e| e.key.table == Table::Readings).map(|e| e.rows).collect();
+    assert_eq!(readings, [1], "sealed again, under a number of its own");
+    let stats = shared.buffer.run(|b| b.stats()).await.unwrap().unwrap();
+    assert_eq!(stats.books.counters.check(), Ok(()));
+}
+
+#[tokio::test]
+async fn damaged_decisions_do_not_keep_the_agent_from_starting() {
+    let world = World::new("[[window]]\nname = \"1m\"\nsize = \"1m\"");
+    let shared = world.live().await;
+    let gateway = world.config.gateway.clone();
+    shared
+        .buffer
+        .run(move |b| {
+            let sealing = b.begin_seal().unwrap();
+            let manifest = Manifest {
+                version: FORMAT_VERSION,
+                gateway,
+                epoch: sealing.epoch,
+                number: sealing.number,
+                previous: sealing.previous,
+                namespace: Default::default(),
+                table: Table::Aggregates,
+                day: Timestamp(NOON).day(),
+                rows: 1,
+                min_seq: None,
+                max_seq: None,
+                min_ts: Timestamp(NOON),
+                max_ts: Timestamp(NOON),
+                watermark: None,
+                void: Ranges::new(),
+                outstanding: sealing.outstanding.clone(),
+                closed: Vec::new(),
+                counters: sealing.counters,
+                status: Default::default(),
+            };
+            let contents = Contents::Aggregates { decisions: b"?".to_vec(), newest: Timestamp(NOON) };
+            b.finish_seal(&sealing, &manifest.key(), b"x", &manifest, &contents).unwrap();
+        })
+        .await
+        .unwrap();
+    world.end(shared).await;
+    world.live().await;
+}
+
+#[tokio::test]
+async fn decisions_beyond_correction_are_forgotten_but_for_where_each_device_stands() {
+    let world = World::new(
+        "[[window]]\nname = \"1m\"\nsize = \"1m\"\nidle = \"2s\"\ncorrection_horizon = \"1h\"\n\
+         [buffer]\nrelease_on = \"delivered\"",
+    );
+    let shared = world.live().await;
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    let mut deliverer = world.deliverer(&shared);
+    for _ in 0..20 {
+        world.commit(&shared).await;
+        world.later(MINUTE);
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        deliverer.pass(world.now()).await.unwrap();
+    }
+    let kept = |shared: Arc<Shared>| async move {
+        shared.buffer.run(|b| b.decisions()).await.unwrap().unwrap().len()
+    };
+    let before = kept(Arc::clone(&shared)).await;
+    assert!(before >= 19, "{before}");
+    world.later(2 * HOUR);
+    sealer.pass(&*world.bucket, world.now()).await.unwrap();
+    assert_eq!(kept(Arc::clone(&shared)).await, 1, "the newest says where the journal and the device stand");
+    drop((sealer, deliverer));
+    world.end(shared).await;
+
+    // A reading of a forgotten window is too late for it, before and after a start.
+    let shared = world.live().await;
+    let now = world.now();
+    world.later(-(2 * HOUR + 10 * MINUTE));
+    world.commit(&shared).await;
+    world.later(now.since(world.now()));
+    Sealer::new(Arc::clone(&shared)).pass(&*world.bucket, world.now()).await.unwrap();
+    assert!(entries(&shared).await.iter().all(|e| e.key.table != Table::Aggregates));
+    assert_eq!(shared.windows().too_late(), 1);
+}
+
+#[tokio::test]
+async fn a_buffer_that_was_closed_can_be_opened_at_once() {
+    let world = World::new("");
+    for _ in 0..20 {
+        let shared = world.live().await;
+        world.end(shared).await;
+    }
+}
