@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use futures::future::select_all;
 use tokio::process::{Child, Command};
 
+use crate::data::gateway_name;
 use crate::home::Home;
 
 /// How long a child may take to stop before it is killed.
@@ -104,8 +105,7 @@ fn build_arguments(folder: &Path) -> Vec<std::ffi::OsString> {
 }
 
 impl Children {
-    /// Starts `program run --config CONFIG` as `name`; both of its outputs go to the log `NAME.log`. A process that an
-    /// earlier demo left behind under this name is stopped first.
+    /// Starts `program run --config CONFIG` as `name`; both of its outputs go to the log `NAME.log`.
     pub(crate) async fn start(
         &mut self,
         home: &Home,
@@ -114,7 +114,6 @@ impl Children {
         config: &Path,
     ) -> anyhow::Result<()> {
         let pid_file = home.path(&format!("{name}.pid"));
-        stop_left_behind(&pid_file, config).await?;
         let log = home.path(&format!("{name}.log"));
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("can't open {}", log.display()))?;
@@ -195,6 +194,17 @@ async fn terminate(pid: u32) {
     if let Err(error) = kill.status().await {
         tracing::error!(pid, %error, "can't send SIGTERM");
     }
+}
+
+/// Stops what a killed demo left behind in `home`: it holds ports. They must stay the same from start to start, as the
+/// agent knows a message again only from the broker that it came from before.
+pub(crate) async fn stop_all_left_behind(home: &Home, gateways: usize) -> anyhow::Result<()> {
+    stop_left_behind(&home.path("receiver.pid"), &home.path("receiver.toml")).await?;
+    for gateway in 0..gateways {
+        let name = gateway_name(gateway);
+        stop_left_behind(&home.path(&format!("{name}.pid")), &home.path(&name).join("agent.toml")).await?;
+    }
+    Ok(())
 }
 
 /// Stops the process of `pid_file` if it still runs with `config`: a demo that was killed leaves its children.

@@ -151,6 +151,7 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
         () = stopped(&mut stop) => return Ok(true),
     };
 
+    children::stop_all_left_behind(&home, gateways).await?;
     let credentials = home.credentials()?;
     let ports = home.ports(args.port_base, gateways)?;
     let s3 = S3Server::start(S3Options {
