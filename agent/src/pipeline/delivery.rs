@@ -44,7 +44,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 pub struct Deliverer<B> {
     shared: Arc<Shared>,
     bucket: Arc<B>,
-    /// What must be found out about entries; losing it costs requests.
+    /// What must be found out about entries that were tried; losing it costs requests.
     doubts: HashMap<(Epoch, Number), Doubt>,
     probed: Option<Probe>,
     poll: Poll,
@@ -228,8 +228,8 @@ impl<B: Bucket> Deliverer<B> {
                 self.went_well();
             }
         }
-        if task.doubt != Doubt::None {
-            self.doubts.insert((epoch, number), task.doubt);
+        if let Some(doubt) = task.kept() {
+            self.doubts.insert((epoch, number), doubt);
         }
         Ok(false)
     }

@@ -152,6 +152,14 @@ impl Task {
         }
         Self::resume(entry)
     }
+
+    /// What to remember of this task until its entry is due again; `None` when nothing is left to send. That nothing is
+    /// in doubt is worth remembering, too: an object that was found absent would else be looked for again each time its
+    /// pause is over, and never be sent.
+    pub fn kept(&self) -> Option<Doubt> {
+        let unsent = matches!(self.entry.state, Progress::Sealed | Progress::Uploading { .. });
+        (unsent || self.doubt != Doubt::None).then_some(self.doubt)
+    }
 }
 
 /// What to ask next. `part_size` (bytes) is both the greatest object sent in one request and the size of parts of an

@@ -71,6 +71,24 @@ fn found(bytes: &[u8]) -> Event {
 const DELIVERED: Progress = Progress::Delivered { at: NOW };
 
 #[test]
+fn what_was_looked_for_and_is_absent_is_sent_when_its_pause_is_over() {
+    // After several failures an absent object has a pause before it is sent.
+    let failed = Entry { attempts: 3, ..entry(b"0123456789") };
+    let looking = Task::resume(failed);
+    assert_eq!(next_step(&looking, 100), Step::Look);
+    let absent = after(&looking, &status(Operation::Head, 404, None));
+    assert!(absent.entry.next_at > NOW);
+    // As the deliverer takes it up again.
+    let kept = absent.kept();
+    let due = match kept {
+        Some(doubt) => Task { entry: absent.entry, doubt },
+        None => Task::resume(absent.entry),
+    };
+    assert_eq!(next_step(&due, 100), Step::Put);
+    assert_eq!(task(DELIVERED, Doubt::None).kept(), None);
+}
+
+#[test]
 fn a_segment_that_fits_one_request_is_put_and_a_greater_one_goes_in_parts() {
     let sealed = task(Progress::Sealed, Doubt::None);
     assert_eq!(next_step(&sealed, 10), Step::Put);
