@@ -236,6 +236,9 @@ async fn open(
     let windows = buffer
         .run(move |b| -> anyhow::Result<Windows> {
             decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
+            // What is beyond correction must be known before the first late reading: its decisions may be forgotten, and
+            // it would be emitted as if for the first time.
+            windows.due(now, false);
             let lookup = |key| names.get(key);
             b.scan_after(0, |span, rows| {
                 if windows.must_observe_again(span) {

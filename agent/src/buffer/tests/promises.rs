@@ -324,16 +324,12 @@ fn settings_and_decisions_are_kept_until_they_are_replaced_or_forgotten() {
     }
     assert_eq!(buffer.settled_decisions().unwrap(), [], "their segments may still be superseded");
     let (epoch, now) = (buffer.epoch(), world.now);
-    for n in 1..=3 {
-        let number = Number::new(n).unwrap();
-        buffer.delivered(epoch, number, now, now).unwrap();
-        buffer.release(&[(epoch, number)]).unwrap();
+    for entry in buffer.entries().unwrap() {
+        buffer.delivered(epoch, entry.number, now, now).unwrap();
+        buffer.release(&[(epoch, entry.number)]).unwrap();
     }
     let mut kept = buffer.settled_decisions().unwrap();
-    assert_eq!(
-        kept.iter().map(|k| (k.number, k.decisions.clone())).collect::<Vec<_>>(),
-        [(1, b"closed".to_vec()), (2, vec![0]),]
-    );
+    assert_eq!(kept.iter().map(|k| k.decisions.clone()).collect::<Vec<_>>(), [b"closed".to_vec(), vec![0]]);
     kept[0].decisions.clear();
     kept[1].decisions = vec![7];
     buffer.replace_decisions(&kept).unwrap();
