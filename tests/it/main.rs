@@ -4,6 +4,7 @@
 //! however often anything was killed, and that what can't be so is said in a sentence.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on ends there")]
 
 mod kills;
 mod neighbours;

@@ -28,6 +28,10 @@ pub struct SegmentFile {
     pub path: PathBuf,
 }
 
+/// How often a lock that another holds is tried again, and the pause between: a second in all.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 impl Files {
     /// Makes the folder if need be and locks it; refuses when another process has it.
     pub fn lock(dir: &Path, faults: Arc<dyn Faults>) -> Result<Self, OpenError> {
@@ -35,11 +39,17 @@ impl Files {
         let path = dir.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(io(format!("can't open {}", path.display())))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), faults, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
-            Err(TryLockError::Error(e)) => Err(io(format!("can't lock {}", path.display()))(e).into()),
+        // One that is just ending may hold it a moment longer.
+        for _ in 0..LOCK_TRIES {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), faults, _lock: lock }),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(e)) => {
+                    return Err(io(format!("can't lock {}", path.display()))(e).into());
+                }
+            }
         }
+        Err(OpenError::Locked { path })
     }
 
     /// The folder.
