@@ -85,10 +85,10 @@ async fn an_object_that_holds_the_name_of_a_segment_costs_an_epoch_and_no_readin
     world.acknowledged(AFTER).await?;
     world.status_when("everything is sealed", |s| s.counters.readings.sealed == AFTER).await?;
     let log = std::fs::read_to_string(world.path("agent.log"))?;
-    let sealed = log.lines().filter(|line| line.contains("sealed segment=")).filter_map(|line| {
+    let mut sealed = log.lines().filter(|line| line.contains("sealed segment=")).filter_map(|line| {
         line.split("segment=").nth(1)?.split(' ').next().filter(|name| name.contains("tributary.readings"))
     });
-    let name = sealed.last().context("no segment of readings was sealed")?;
+    let name = sealed.next_back().context("no segment of readings was sealed")?;
     let key = format!("{PREFIX}/segments/{GATEWAY}/{}/{name}", first.epoch);
     world.put_aside(&key, b"not what was sealed under this name").await?;
     world.start_bucket().await?;
