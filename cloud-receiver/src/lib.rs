@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod offload;
 pub mod bucket;
 pub mod arrival;
 pub mod validate;

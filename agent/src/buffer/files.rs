@@ -196,13 +196,9 @@ impl Files {
         Ok(fs::metadata(&path).map_err(io(format!("can't look at {}", path.display())))?.ino())
     }
 
-    /// 64 random bits of the operating system.
+    /// 64 random bits.
     pub fn random(&self) -> Result<u64, BufferError> {
-        use std::io::Read as _;
-        let mut bits = [0; 8];
-        let read = |bits: &mut [u8]| File::open("/dev/urandom")?.read_exact(bits);
-        read(&mut bits).map_err(io("can't read /dev/urandom"))?;
-        Ok(u64::from_le_bytes(bits))
+        self.faults.random().map_err(io("can't read /dev/urandom"))
     }
 }
 

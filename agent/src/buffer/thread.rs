@@ -1,11 +1,12 @@
-//! The one thread that owns the buffer: closures go in, answers come out. Edge: a thread.
+//! The one owner of the buffer, a thread: closures go in, answers come out. Edge: a thread.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 use super::error::{BufferError, OpenError};
 use super::open::OpenEvent;
@@ -31,9 +32,11 @@ pub enum ThreadError {
 type Job = Box<dyn FnOnce(&mut Option<Buffer>) + Send>;
 
 /// A handle to the thread; the thread ends when the last one is dropped.
-pub struct BufferThread {
-    jobs: mpsc::Sender<Job>,
-    thread: Option<JoinHandle<()>>,
+pub struct BufferThread(Place);
+
+enum Place {
+    Thread { jobs: mpsc::Sender<Job>, thread: Option<JoinHandle<()>> },
+    Here(Box<Mutex<Option<Buffer>>>),
 }
 
 impl BufferThread {
@@ -46,7 +49,13 @@ impl BufferThread {
                 job(&mut buffer);
             }
         })?;
-        Ok(Self { jobs, thread: Some(thread) })
+        Ok(Self(Place::Thread { jobs, thread: Some(thread) }))
+    }
+
+    /// No thread at all: each closure runs where its caller is polled, and the caller gives way before and after. For
+    /// simulations that own the only thread. Dropping the handle closes the buffer as a crash would.
+    pub fn here(buffer: Buffer) -> std::io::Result<Self> {
+        Ok(Self(Place::Here(Box::new(Mutex::new(Some(buffer))))))
     }
 
     /// Runs `f` on the thread, after everything that was sent before it. It runs even if the caller doesn't wait.
@@ -96,9 +105,10 @@ impl BufferThread {
     }
 
     fn join(&mut self) {
+        let Place::Thread { jobs, thread } = &mut self.0 else { return };
         let (closed, _) = mpsc::channel();
-        self.jobs = closed;
-        if let Some(thread) = self.thread.take() {
+        *jobs = closed;
+        if let Some(thread) = thread.take() {
             // Nothing is left in its queue; a panic of a closure was reported to its caller.
             let _ = thread.join();
         }
@@ -108,12 +118,21 @@ impl BufferThread {
         &self,
         f: impl FnOnce(&mut Option<Buffer>) -> Result<T, ThreadError> + Send + 'static,
     ) -> Result<T, ThreadError> {
+        let jobs = match &self.0 {
+            Place::Thread { jobs, .. } => jobs,
+            Place::Here(buffer) => {
+                yield_now().await;
+                let done = f(&mut buffer.lock().unwrap_or_else(PoisonError::into_inner));
+                yield_now().await;
+                return done;
+            }
+        };
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |slot| {
             // Nobody may be waiting any more: the work counts all the same.
             let _ = reply.send(f(slot));
         });
-        self.jobs.send(job).map_err(|_| ThreadError::Closed)?;
+        jobs.send(job).map_err(|_| ThreadError::Closed)?;
         answer.await.map_err(|_| ThreadError::Closed)?
     }
 }

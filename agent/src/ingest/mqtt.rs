@@ -153,9 +153,14 @@ pub enum Event {
     },
 }
 
-enum Command {
+/// What the pipeline tells a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// These may be acknowledged, in this order; those of an older connection are to be dropped.
     Acknowledge(Vec<Ack>),
+    /// The connection of that generation may subscribe.
     Permit(u64),
+    /// Send what was acknowledged, then end.
     Stop,
 }
 
@@ -164,10 +169,16 @@ pub struct Handle {
     broker: usize,
     commands: UnboundedSender<Command>,
     sent: Arc<AtomicU64>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Handle {
+    /// A handle without a task: whoever has the other end is the connection.
+    pub fn without_task(broker: usize) -> (Self, UnboundedReceiver<Command>) {
+        let (commands, received) = unbounded_channel();
+        (Self { broker, commands, sent: Arc::default(), task: None }, received)
+    }
+
     /// Which broker, by position.
     pub fn broker(&self) -> usize {
         self.broker
@@ -195,8 +206,10 @@ impl Handle {
     /// Sends what was acknowledged, then DISCONNECT; the broker keeps the session.
     pub async fn stop(self) {
         self.command(Command::Stop);
-        // A task that panicked has nothing left to stop.
-        let _ = self.task.await;
+        if let Some(task) = self.task {
+            // A task that panicked has nothing left to stop.
+            let _ = task.await;
+        }
     }
 
     fn command(&self, command: Command) {
@@ -230,7 +243,7 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
         events,
         wanted,
     };
-    Ok(Handle { broker, commands, sent, task: tokio::spawn(task.run()) })
+    Ok(Handle { broker, commands, sent, task: Some(tokio::spawn(task.run())) })
 }
 
 /// What the pipeline wants of the live connection.

@@ -41,6 +41,17 @@ struct After {
     appended: Appended,
 }
 
+/// What the intake may do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// Whether an event may be taken.
+    pub open: bool,
+    /// Whether a commit is on its way.
+    pub committing: bool,
+    /// How long until something is due by time alone.
+    pub wait: Duration,
+}
+
 type Committing = Pin<Box<dyn Future<Output = anyhow::Result<After>> + Send>>;
 
 /// The intake loop's own memory.
@@ -74,28 +85,14 @@ impl Intake {
     /// The buffer's: nothing that wasn't durable has been acknowledged.
     pub async fn run(mut self, mut events: EventReceiver, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
-            let now = self.shared.now();
-            self.note_drained(now);
-            let due = self.stage.due(now);
-            if due == Due::Now && self.committing.is_none() {
-                self.begin_commit(now);
-            }
-            // While nothing may be taken in, or two batches are full, the queue fills and the tasks stop polling.
-            let open = self.shared.live().intake_stopped.is_none() && due != Due::Now;
-            let wait = match due {
-                Due::At(at) => until(at, now, LONGEST_WAIT),
-                Due::Now | Due::Never => LONGEST_WAIT,
-            };
+            let Turn { open, committing, wait } = self.turn();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                done = poll_commit(&mut self.committing), if self.committing.is_some() => {
-                    self.committing = None;
-                    self.committed(done?);
-                }
+                done = self.commit(), if committing => done?,
                 event = events.recv(), if open => {
                     let Some((broker, event)) = event else { break };
-                    self.take(broker, event)?;
+                    self.take(broker, event).await;
                 }
                 () = sleep(wait) => {}
             }
@@ -103,23 +100,52 @@ impl Intake {
         self.finish().await
     }
 
-    async fn finish(mut self) -> anyhow::Result<()> {
-        if let Some(committing) = self.committing.take() {
-            let after = committing.await?;
-            self.committed(after);
+    /// Begins the commit that is due, and says what may come next.
+    pub fn turn(&mut self) -> Turn {
+        let now = self.shared.now();
+        self.note_drained(now);
+        let due = self.stage.due(now);
+        if due == Due::Now && self.committing.is_none() {
+            self.begin_commit(now);
         }
+        // While nothing may be taken in, or two batches are full, the queue fills and the tasks stop polling.
+        let open = self.shared.live().intake_stopped.is_none() && due != Due::Now;
+        let wait = match due {
+            Due::At(at) => until(at, now, LONGEST_WAIT),
+            Due::Now | Due::Never => LONGEST_WAIT,
+        };
+        Turn { open, committing: self.committing.is_some(), wait }
+    }
+
+    /// Waits for the commit on its way, if one is, and acknowledges what it holds. Dropping this halfway loses nothing:
+    /// the next call waits for the same commit.
+    ///
+    /// # Errors
+    /// The buffer's: nothing of the batch was acknowledged.
+    pub async fn commit(&mut self) -> anyhow::Result<()> {
+        let Some(committing) = &mut self.committing else { return Ok(()) };
+        let done = committing.await;
+        self.committing = None;
+        self.committed(done?);
+        Ok(())
+    }
+
+    /// Commits what was collected, acknowledges it, and closes the connections.
+    ///
+    /// # Errors
+    /// The buffer's: what wasn't durable was not acknowledged.
+    pub async fn finish(mut self) -> anyhow::Result<()> {
+        self.commit().await?;
         self.begin_commit(self.shared.now());
-        if let Some(committing) = self.committing.take() {
-            let after = committing.await?;
-            self.committed(after);
-        }
+        self.commit().await?;
         for handle in self.handles {
             handle.stop().await;
         }
         Ok(())
     }
 
-    fn take(&mut self, broker: usize, event: Event) -> anyhow::Result<()> {
+    /// Takes one event of a connection.
+    pub async fn take(&mut self, broker: usize, event: Event) {
         let now = self.shared.now();
         match event {
             Event::Publish(publish) => {
@@ -147,7 +173,7 @@ impl Intake {
                     status.protocol = if protocol == MqttVersion::V5 { "5" } else { "3.1.1" }.into();
                 }
             }
-            Event::Subscribed { granted, keep } => self.subscribed(broker, &granted, keep),
+            Event::Subscribed { granted, keep } => self.subscribed(broker, &granted, keep).await,
             Event::Disconnected { error } => {
                 if let Some(slot) = self.draining.get_mut(broker) {
                     *slot = None;
@@ -168,11 +194,10 @@ impl Intake {
                 }
             }
         }
-        Ok(())
     }
 
-    fn subscribed(
-        &self,
+    async fn subscribed(
+        &mut self,
         broker: usize,
         granted: &[(crate::ingest::mqtt::Filter, Result<u8, String>)],
         keep: Option<String>,
@@ -190,15 +215,12 @@ impl Intake {
         }
         let Some(keep) = keep else { return };
         self.shared.live().notices.remove("subscription");
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            let key = subscribed_key(broker);
-            let kept = shared.buffer.run(move |b| b.set_setting(&key, keep.as_bytes())).await;
-            if !matches!(kept, Ok(Ok(()))) {
-                // It costs a SUBSCRIBE at the next start.
-                warn!("what was subscribed could not be kept");
-            }
-        });
+        let key = subscribed_key(broker);
+        let kept = self.shared.buffer.run(move |b| b.set_setting(&key, keep.as_bytes())).await;
+        if !matches!(kept, Ok(Ok(()))) {
+            // It costs a SUBSCRIBE at the next start.
+            warn!("what was subscribed could not be kept");
+        }
     }
 
     /// A broker that found our session and has been quiet has given what waited there.
@@ -288,13 +310,6 @@ impl Intake {
 /// The setting that keeps what was subscribed at a broker.
 pub fn subscribed_key(broker: usize) -> String {
     format!("subscribed-{broker}")
-}
-
-async fn poll_commit(committing: &mut Option<Committing>) -> anyhow::Result<After> {
-    match committing {
-        Some(committing) => committing.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What a lost session means for each namespace: something may be missing since its last message, nobody knows what.

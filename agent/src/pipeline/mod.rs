@@ -13,6 +13,7 @@
 mod clock;
 mod delivery;
 mod intake;
+mod offload;
 mod report;
 mod sealing;
 mod shared;
@@ -34,12 +35,12 @@ use tributary_contract::status::{BrokerStatus, GatewayStatus, SourceStatus};
 
 pub use clock::{Clock, SystemClock};
 pub use delivery::Deliverer;
-pub use intake::Intake;
+pub use intake::{Intake, Turn, subscribed_key};
 pub use report::report;
 pub use sealing::Sealer;
 pub use shared::{Live, Shared, StartAgain};
 
-use crate::buffer::{Buffer, BufferThread, NoFaults, OpenError, OpenEvent, OpenSettings};
+use crate::buffer::{Buffer, BufferThread, Faults, NoFaults, OpenError, OpenEvent, OpenSettings};
 use crate::config::{Config, load};
 use crate::ingest::mqtt::{self, EventReceiver, Handle, QUEUE_BYTES, QUEUE_EVENTS, queue};
 use crate::ingest::redelivery;
@@ -145,7 +146,7 @@ async fn one_life(
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (shared, stage) = open(config, live, status, clock).await?;
+    let (shared, stage) = open(config, live, status, clock, Seams::default()).await?;
     let shared = Arc::new(shared);
     report(&shared, clock.now()).await?;
     let bucket = Arc::new(S3Bucket::new(&config.bucket).await.context("bucket.credentials")?);
@@ -194,27 +195,45 @@ async fn one_life(
     }
 }
 
+/// Where a simulation takes hold of a life of the pipeline; the default is what runs in earnest.
+pub struct Seams {
+    /// Where the buffer may die.
+    pub faults: Arc<dyn Faults>,
+    /// Who owns the buffer: a thread of its own, or [`BufferThread::here`].
+    pub buffer: fn(Buffer) -> std::io::Result<BufferThread>,
+    /// What tells this machine from others.
+    pub fingerprint: fn() -> String,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        Self { faults: Arc::new(NoFaults), buffer: BufferThread::start, fingerprint }
+    }
+}
+
 /// Opens the buffer and folds what it holds into the stages' memories.
-async fn open(
+///
+/// # Errors
+/// The buffer's, and sources that can't be used.
+pub async fn open(
     config: &Arc<Config>,
     live: &Arc<Mutex<Live>>,
     status: &watch::Sender<Arc<GatewayStatus>>,
     clock: &Arc<dyn Clock>,
+    seams: Seams,
 ) -> anyhow::Result<(Shared, Stage)> {
     let settings = OpenSettings {
         dir: config.state_dir.clone(),
         gateway: config.gateway.clone(),
         now: clock.now(),
-        fingerprint: fingerprint(),
-        faults: Arc::new(NoFaults),
+        fingerprint: (seams.fingerprint)(),
+        faults: seams.faults,
     };
-    let opened = tokio::task::spawn_blocking(move || Buffer::open(&settings))
-        .await
-        .context("opening the buffer")??;
+    let opened = offload::offload(move || Buffer::open(&settings)).await.context("opening the buffer")??;
     let past_in_doubt = note_events(&opened.events, live);
     let ordinal = opened.buffer.ordinal();
     let dictionary = opened.buffer.dictionary();
-    let buffer = BufferThread::start(opened.buffer)?;
+    let buffer = (seams.buffer)(opened.buffer)?;
 
     let mut stage = Stage::new(config).map_err(|e| anyhow!("{e}"))?;
     let since = clock.now().plus(-config.buffer.dedupe_window);
@@ -335,7 +354,10 @@ async fn connect(shared: &Arc<Shared>) -> anyhow::Result<(Vec<Handle>, EventRece
 }
 
 /// Generations of connections must grow over restarts: each start has a number of its own.
-fn count_start(b: &mut Buffer) -> anyhow::Result<u32> {
+///
+/// # Errors
+/// The buffer's.
+pub fn count_start(b: &mut Buffer) -> anyhow::Result<u32> {
     const KEY: &str = "starts";
     let before = b.setting(KEY)?.and_then(|v| v.try_into().ok()).map_or(0, u32::from_le_bytes);
     let now = before.wrapping_add(1);
@@ -442,7 +464,8 @@ fn fingerprint() -> String {
     format!("{} {}", of(load::machine_id()), of(load::board_serial()))
 }
 
-fn new_live(config: &Config, now: tributary_contract::time::Timestamp) -> Live {
+/// What a running agent knows before anything has happened.
+pub fn new_live(config: &Config, now: tributary_contract::time::Timestamp) -> Live {
     let broker = |b: &crate::config::Broker| BrokerStatus {
         url: format!("{}://{}:{}", if b.tls { "mqtts" } else { "mqtt" }, b.host, b.port),
         since: Some(now),
@@ -462,7 +485,7 @@ fn new_live(config: &Config, now: tributary_contract::time::Timestamp) -> Live {
 }
 
 /// Before the buffer is open nothing is known but who we are.
-fn first_status(config: &Config, clock: &dyn Clock) -> GatewayStatus {
+pub fn first_status(config: &Config, clock: &dyn Clock) -> GatewayStatus {
     let facts = crate::status::Facts {
         gateway: config.gateway.clone(),
         epoch: Epoch(0),

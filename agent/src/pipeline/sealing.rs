@@ -16,6 +16,7 @@ use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
 use super::decoded;
+use super::offload::offload;
 use super::shared::{Shared, StartAgain};
 use crate::buffer::{
     Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
@@ -419,7 +420,7 @@ impl Sealer {
         rows: Vec<R>,
     ) -> anyhow::Result<Builder<R>> {
         let dictionary = Arc::clone(&self.shared.dictionary);
-        tokio::task::spawn_blocking(move || {
+        offload(move || {
             let lookup = |key| dictionary.get(key);
             for row in rows {
                 builder.push(row, &lookup)?;
@@ -469,13 +470,12 @@ impl Sealer {
             counters,
             status: short,
         };
-        let (manifest, encoded) =
-            tokio::task::spawn_blocking(move || -> anyhow::Result<(Manifest, Encoded)> {
-                let encoded = builder.finish(&manifest)?;
-                Ok((manifest, encoded))
-            })
-            .await
-            .context("encoding ended early")??;
+        let (manifest, encoded) = offload(move || -> anyhow::Result<(Manifest, Encoded)> {
+            let encoded = builder.finish(&manifest)?;
+            Ok((manifest, encoded))
+        })
+        .await
+        .context("encoding ended early")??;
         let key: SegmentKey = manifest.key();
         info!(segment = %key.file_name(), rows = facts.rows, bytes = encoded.bytes.len(), "sealed");
         let bytes = encoded.bytes;
@@ -494,7 +494,8 @@ enum Found {
 }
 
 async fn read_file(path: &Path) -> std::io::Result<Bytes> {
-    tokio::fs::read(path).await.map(Bytes::from)
+    let path = path.to_owned();
+    offload(move || std::fs::read(path)).await.map_err(std::io::Error::other)?.map(Bytes::from)
 }
 
 fn into_buffer_words(contents: readback::Contents) -> ReadbackContents {

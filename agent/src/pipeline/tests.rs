@@ -98,7 +98,7 @@ impl World {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let live = Arc::new(Mutex::new(new_live(&self.config, self.now())));
         let (status, _) = watch::channel(Arc::new(first_status(&self.config, &*clock)));
-        let (shared, _) = open(&self.config, &live, &status, &clock).await.unwrap();
+        let (shared, _) = open(&self.config, &live, &status, &clock, Seams::default()).await.unwrap();
         shared.live().drained.fill(true);
         Arc::new(shared)
     }

@@ -139,11 +139,7 @@ impl Lake {
     }
 
     /// A lake over any catalog; `config` is what engines are told of the storage.
-    pub(crate) fn over(
-        catalog: Arc<dyn Catalog>,
-        warehouse: String,
-        config: BTreeMap<String, String>,
-    ) -> Self {
+    pub fn over(catalog: Arc<dyn Catalog>, warehouse: String, config: BTreeMap<String, String>) -> Self {
         Self { catalog, warehouse, config }
     }
 

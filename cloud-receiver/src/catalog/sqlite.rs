@@ -21,6 +21,8 @@ use iceberg::{
 };
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use crate::offload::offload;
+
 /// Name of the catalog inside the file: readers must attach it under this name.
 pub const CATALOG_NAME: &str = "tributary";
 
@@ -65,7 +67,7 @@ impl SqliteCatalog {
     pub async fn open(path: &Path, file_io: FileIO, warehouse: String) -> anyhow::Result<Self> {
         let runtime = Runtime::try_current()?;
         let file = path.to_owned();
-        let connection = tokio::task::spawn_blocking(move || open(&file)).await??;
+        let connection = offload(move || open(&file)).await??;
         Ok(Self { connection: Arc::new(Mutex::new(connection)), file_io, warehouse, runtime })
     }
 
@@ -76,7 +78,7 @@ impl SqliteCatalog {
     ) -> Result<T> {
         let connection = Arc::clone(&self.connection);
         let run = move || work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner));
-        match tokio::task::spawn_blocking(run).await {
+        match offload(run).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => Err(Error::new(ErrorKind::Unexpected, "the catalog's SQLite file").with_source(e)),
             Err(e) => Err(Error::new(ErrorKind::Unexpected, "the catalog's SQLite thread").with_source(e)),

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use uuid::Uuid;
+
+use crate::offload::offload;
 
 /// Version of `schema.sql`.
 const SCHEMA_VERSION: i64 = 1;
@@ -42,6 +46,15 @@ pub enum LedgerError {
     /// The thread that used it ended.
     #[error("ledger: its task was stopped")]
     Stopped,
+}
+
+/// On which side of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// Nothing of it is durable yet.
+    Before,
+    /// All of it is durable.
+    After,
 }
 
 /// The open ledger. All methods block; [`LedgerHandle`] runs them off the runtime.
@@ -84,6 +97,26 @@ impl Ledger {
         }
         let id = read_id(&db)?;
         Ok(Self { db, id, _lock: None })
+    }
+
+    /// Lets a test stop the program at each commit: `dies` is asked before it (an answer of true undoes it) and told after
+    /// it. What is closed afterwards leaves its log as a crash would.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn with_faults(
+        mut self,
+        dies: impl Fn(Moment) -> bool + Send + Sync + 'static,
+    ) -> Result<Self, LedgerError> {
+        let dies = Arc::new(dies);
+        let before = Arc::clone(&dies);
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        self.db.commit_hook(Some(move || before(Moment::Before)))?;
+        self.db.wal_hook(Some(move |_: &mut Wal, _| {
+            dies(Moment::After);
+            Ok(())
+        }))?;
+        Ok(self)
     }
 
     /// The ledger's id, drawn when it was created: the tables that it owns carry it.
@@ -195,6 +228,6 @@ impl LedgerHandle {
     ) -> Result<T, LedgerError> {
         let shared = Arc::clone(&self.0);
         let run = move || work(&mut shared.lock().unwrap_or_else(PoisonError::into_inner));
-        tokio::task::spawn_blocking(run).await.map_err(|_| LedgerError::Stopped)?
+        offload(run).await.map_err(|_| LedgerError::Stopped)?
     }
 }

@@ -24,5 +24,5 @@ mod tests;
 
 pub use batches::{Batch, BatchFile, Known, TableState};
 pub use gateways::{DueReceipt, EpochFacts, GatewayFacts, ReceiptFacts};
-pub use ledger::{Ledger, LedgerError, LedgerHandle};
+pub use ledger::{Ledger, LedgerError, LedgerHandle, Moment};
 pub use segments::{Pending, Recorded, Seen, ToCopy};

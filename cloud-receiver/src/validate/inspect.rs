@@ -10,6 +10,7 @@ use tributary_contract::reject::QuarantineReason;
 use super::check::{Facts, check};
 use super::{Accepted, MAX_OBJECT_BYTES, Refused, content};
 use crate::bucket::{Bucket, BucketError, Extent, Got, Object};
+use crate::offload::offload;
 
 /// How much of an object's end is read in the hope that its footer is in it.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -39,7 +40,7 @@ pub async fn inspect(
         Got::TooLarge { size } => return Ok(Inspected::Refused(too_large(size))),
     };
     let of = key.clone();
-    let verdict = tokio::task::spawn_blocking(move || judge(object, &of)).await;
+    let verdict = offload(move || judge(object, &of)).await;
     Ok(match verdict {
         Ok(Ok(accepted)) => Inspected::Accepted(Box::new(accepted)),
         Ok(Err(refused)) => Inspected::Refused(refused),
