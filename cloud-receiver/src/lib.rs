@@ -2,8 +2,9 @@
 //!
 //! One object's journey is the order of the modules. The bucket is listed ([`arrival`]); what is new is read and
 //! believed or refused ([`validate`]); the ledger knows it from then on ([`dedupe`]); a batch of a table's segments
-//! becomes one commit of the catalog ([`catalog`]); the gateway learns of it by its receipt ([`receipt`]). [`pipeline`]
-//! calls these one after the other and [`fleet`] shows how every gateway is. What is durable stands in the bucket, the
+//! becomes one commit of the catalog ([`catalog`]); the gateway learns of it by its receipt ([`receipt`]). Where ledger and
+//! tables have come apart, a person has them brought together ([`recover`]), and may ask whether all of it fits ([`audit`]). [`pipeline`] calls the stages one after the
+//! other and [`fleet`] shows how every gateway is. What is durable stands in the bucket, the
 //! ledger and the tables only: every pass may die anywhere and the next one goes on.
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,8 @@ pub mod validate;
 pub mod dedupe;
 pub mod catalog;
 pub mod receipt;
+pub mod recover;
+pub mod audit;
 pub mod pipeline;
 pub mod fleet;
 pub mod telemetry;

@@ -14,16 +14,23 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tributary_contract::digest::Digest;
+use tributary_contract::id::{Epoch, GatewayId, Namespace};
+use tributary_contract::table::Table;
+use tributary_receiver::audit::gather::gather;
+use tributary_receiver::audit::judge::judge;
 use tributary_receiver::bucket::s3::S3Bucket;
 use tributary_receiver::bucket::{Bucket, Query};
 use tributary_receiver::catalog::{Lake, LakeSettings, S3Access, Secret};
 use tributary_receiver::config::check::Problems;
 use tributary_receiver::config::{Config, StaticKeys, files, show};
-use tributary_receiver::dedupe::{Ledger, LedgerHandle};
+use tributary_receiver::dedupe::{Ledger, LedgerError, LedgerHandle};
 use tributary_receiver::fleet::server::{Shown, router, serve};
 use tributary_receiver::fleet::{Fleet, ask, page};
 use tributary_receiver::pipeline::health::Health;
 use tributary_receiver::pipeline::{Pipeline, Places, run};
+use tributary_receiver::recover::Parts;
+use tributary_receiver::recover::rebuild::rebuild;
+use tributary_receiver::recover::table::{accept_rollback, reregister};
 use tributary_receiver::telemetry;
 
 /// Bad usage, as sysexits has it.
@@ -47,11 +54,55 @@ enum Command {
     Run,
     /// Print the configuration in effect and try bucket, catalog and ledger.
     Check,
+    /// Bring ledger and tables together again, while no receiver runs.
+    Ledger {
+        #[command(subcommand)]
+        command: LedgerCommand,
+    },
+    /// Derive from the lake alone whether tables, receipts and gateways agree.
+    Audit {
+        /// One JSON object instead of lines.
+        #[arg(long)]
+        json: bool,
+    },
     /// How the gateways are.
     Fleet {
         #[command(subcommand)]
         command: FleetCommand,
     },
+}
+
+#[derive(Subcommand)]
+enum LedgerCommand {
+    /// The ledger was lost, or is older than the tables, or another one: make it anew from tables and receipts.
+    Rebuild {
+        #[command(flatten)]
+        how: How,
+    },
+    /// A table was dropped and created again, or rolled back: register what it lacks again.
+    Reregister {
+        /// The table, as `namespace.table`.
+        table: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// A table was rolled back on purpose: leave what it lacks out of it for good.
+    AcceptRollback {
+        /// The table, as `namespace.table`.
+        table: String,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(clap::Args)]
+struct How {
+    /// Say what would happen and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -61,6 +112,15 @@ enum FleetCommand {
         /// One JSON object instead of a table.
         #[arg(long)]
         json: bool,
+    },
+    /// The gateway is no more: what hasn't arrived of this epoch never will. Gaps say so. While no receiver runs.
+    CloseEpoch {
+        /// The gateway.
+        gateway: GatewayId,
+        /// The epoch: 16 hex digits.
+        epoch: Epoch,
+        #[command(flatten)]
+        how: How,
     },
 }
 
@@ -112,9 +172,14 @@ async fn perform(command: Command, prepared: Prepared) -> anyhow::Result<()> {
     match command {
         Command::Run => run_until_told(prepared).await,
         Command::Check => check(prepared).await,
+        Command::Audit { json } => audit(json, prepared).await,
+        Command::Ledger { command } => recover(command, prepared).await,
         Command::Fleet { command: FleetCommand::List { json } } => {
             let fleet = ask::ask(&prepared.config, prepared.token.as_deref()).await?;
             print(&if json { serde_json::to_string(&fleet)? } else { table(&fleet) })
+        }
+        Command::Fleet { command: FleetCommand::CloseEpoch { gateway, epoch, how } } => {
+            close_epoch(&prepared.config, &gateway, epoch, &how)
         }
     }
 }
@@ -144,6 +209,9 @@ async fn run_until_told(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared { config, keys, token } = prepared;
     // Before anything else: a second receiver on this ledger ends here.
     let mut ledger = Ledger::open(&config.ledger)?;
+    if ledger.is_rebuilding()? {
+        return Err(LedgerError::Rebuilding(config.ledger).into());
+    }
     ledger.clear_stops()?;
     let ledger_id = ledger.id().to_string();
     let ledger = LedgerHandle::new(ledger);
@@ -187,6 +255,82 @@ async fn run_until_told(prepared: Prepared) -> anyhow::Result<()> {
         ended?.context("fleet page")?;
     }
     Ok(())
+}
+
+/// Runs one of the commands that need the ledger for themselves.
+async fn recover(command: LedgerCommand, prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { config, keys, .. } = prepared;
+    let named = match &command {
+        LedgerCommand::Rebuild { .. } => None,
+        LedgerCommand::Reregister { table, .. } | LedgerCommand::AcceptRollback { table, .. } => {
+            Some(table_name(table)?)
+        }
+    };
+    // Refused while a receiver has it.
+    let mut ledger = Ledger::open(&config.ledger)?;
+    let lake = open_lake(&config, keys.as_ref()).await?;
+    let bucket = S3Bucket::new(&config.bucket, keys.as_ref()).await;
+    let (LedgerCommand::Rebuild { how }
+    | LedgerCommand::Reregister { how, .. }
+    | LedgerCommand::AcceptRollback { how, .. }) = &command;
+    let parts = Parts { lake: &lake, bucket: &bucket, prefix: &config.bucket.prefix, dry_run: how.dry_run };
+    let now = run::now();
+    let report = match (&command, named) {
+        (LedgerCommand::Reregister { .. }, Some((namespace, table))) => {
+            reregister(&mut ledger, &parts, &namespace, table, now).await?
+        }
+        (LedgerCommand::AcceptRollback { .. }, Some((namespace, table))) => {
+            accept_rollback(&mut ledger, &parts, &namespace, table, now).await?
+        }
+        (_, _) => rebuild(&mut ledger, &parts, now).await?,
+    };
+    print(&if how.json { serde_json::to_string(&report)? } else { report.text() })
+}
+
+/// Declares what hasn't arrived of an epoch void.
+fn close_epoch(config: &Config, gateway: &GatewayId, epoch: Epoch, how: &How) -> anyhow::Result<()> {
+    let mut ledger = Ledger::open(&config.ledger)?;
+    if ledger.is_rebuilding()? {
+        return Err(LedgerError::Rebuilding(config.ledger.clone()).into());
+    }
+    let closed = ledger.closing(&config.bucket.prefix, gateway, epoch, run::now())?;
+    let closed = closed.with_context(|| format!("the ledger knows no epoch {epoch} of gateway {gateway}"))?;
+    if !how.dry_run {
+        ledger.close_epoch(gateway, epoch, &closed)?;
+    }
+    if how.json {
+        let line = serde_json::json!({
+            "command": "close-epoch", "dry_run": how.dry_run, "gateway": gateway, "epoch": epoch,
+            "last": closed.last, "lost": closed.lost, "gaps": closed.gaps,
+        });
+        return print(&line.to_string());
+    }
+    let will = if how.dry_run { "would be" } else { "is" };
+    let lost = closed.lost.iter().map(|(a, b)| format!("{a} to {b}")).collect::<Vec<_>>().join(", ");
+    let lost = if lost.is_empty() { "nothing".to_owned() } else { lost };
+    print(&format!("{gateway} {epoch} {will} closed with {}; declared void: {lost}", closed.last))
+}
+
+/// Compares what lake, receipts and gateways say; fails if something doesn't fit.
+async fn audit(json: bool, prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { config, keys, .. } = prepared;
+    let lake = open_lake(&config, keys.as_ref()).await?;
+    let bucket = S3Bucket::new(&config.bucket, keys.as_ref()).await;
+    let verdict = judge(&gather(&lake, &bucket, &config.bucket.prefix).await?);
+    print(&if json { serde_json::to_string(&verdict)? } else { verdict.text() })?;
+    anyhow::ensure!(verdict.findings.is_empty(), "{} findings", verdict.findings.len());
+    Ok(())
+}
+
+/// `namespace.table`, read.
+fn table_name(text: &str) -> anyhow::Result<(Namespace, Table)> {
+    let read = || {
+        let (namespace, table) = text.split_once('.')?;
+        Some((Namespace::new(namespace).ok()?, table.parse().ok()?))
+    };
+    read().with_context(|| {
+        format!("invalid table {text:?}: expected `namespace.table`, as in `tributary.readings`")
+    })
 }
 
 fn notify(state: &[sd_notify::NotifyState<'_>]) {

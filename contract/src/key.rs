@@ -107,6 +107,11 @@ impl Prefix {
         self.join(format_args!("receipts/{gateway}.json"))
     }
 
+    /// `<prefix>/receipts/`: the folder of all receipts.
+    pub fn receipts(&self) -> String {
+        self.join(format_args!("receipts/"))
+    }
+
     /// `<prefix>/desired/<gateway>.json`
     pub fn desired(&self, gateway: &GatewayId) -> String {
         self.join(format_args!("desired/{gateway}.json"))

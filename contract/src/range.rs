@@ -59,6 +59,21 @@ impl Ranges {
         self.0.splice(i..=i, rest);
     }
 
+    /// The numbers that are not in `taken`.
+    pub fn without(&self, taken: &Ranges) -> Ranges {
+        let mut rest = Self::new();
+        for (mut first, last) in self.iter() {
+            for (a, b) in taken.iter().filter(|&(a, b)| b >= first && a <= last).collect::<Vec<_>>() {
+                if a > first {
+                    rest.insert_range(first, a - 1);
+                }
+                first = first.max(b.saturating_add(1));
+            }
+            rest.insert_range(first, last);
+        }
+        rest
+    }
+
     /// Whether `n` is in the set.
     pub fn contains(&self, n: u64) -> bool {
         let i = self.0.partition_point(|&(_, b)| b < n);

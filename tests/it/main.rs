@@ -12,4 +12,5 @@ mod rubbish;
 mod outages;
 mod commands;
 mod deleted;
+mod recovery;
 mod house_rules;

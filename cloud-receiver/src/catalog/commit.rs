@@ -15,13 +15,14 @@ use iceberg::spec::{DataFile, SortOrder, TableMetadata, Transform};
 use iceberg::transaction::{ApplyTransactionAction, Transaction};
 use iceberg::{Error, ErrorKind};
 use parquet::file::metadata::ParquetMetaData;
-use tributary_contract::key::SegmentKey;
+use tributary_contract::id::Namespace;
 use tributary_contract::table::Table;
+use tributary_contract::time::Day;
 use uuid::Uuid;
 
 use super::Lake;
 use super::data_file::{Placement, data_file};
-use super::look::{Look, TableFacts};
+use super::look::{Lineage, Look, TableFacts};
 use super::pinned::Pinned;
 use super::schema::{BATCH_PROPERTY, LEDGER_PROPERTY, sort_ids};
 
@@ -37,8 +38,9 @@ pub struct LedgerView {
     pub batch: u64,
     /// Snapshot of the batch before; none if there is none, or if it wasn't known when it was settled.
     pub last_snapshot: Option<i64>,
-    /// Whether this receiver itself has expired that snapshot.
-    pub expired: bool,
+    /// Whether the table as it was looked at holds rows of the batch in question, or there is none that could be
+    /// missing; none while nobody looked. See [`Verdict::Unsure`].
+    pub holds: Option<bool>,
 }
 
 /// What to do with the batch.
@@ -48,8 +50,14 @@ pub enum Verdict {
     Commit,
     /// The table has it: record it as settled.
     Settled {
-        /// The snapshot that brought it; none if it has been expired since.
+        /// The snapshot that brought it; one that still holds it if that was expired since.
         snapshot: Option<i64>,
+    },
+    /// The history that is still listed doesn't say whether `main` holds this batch: see [`Lineage`]. Look for its
+    /// rows in the table and decide again. A batch comes in one snapshot, so that one row of it proves it was kept.
+    Unsure {
+        /// The batch in question: the one to be committed, or the one before.
+        batch: u64,
     },
     /// Nothing may be committed to this table until a person has run what the sentence names.
     Stop(StopReason),
@@ -86,8 +94,8 @@ pub enum StopReason {
     },
     /// The table was dropped and created again.
     #[error(
-        "table was recreated: {table} was {was}, now is {is}: run `ledger reregister` to register again what the \
-         ledger knows, or `ledger rebuild` to take the table as it is"
+        "table was recreated: {table} was {was}, now is {is}: run `ledger reregister {table}` to register again what \
+         the ledger knows, or `ledger rebuild` to take the table as it is"
     )]
     Recreated {
         /// Namespace and table.
@@ -99,8 +107,8 @@ pub enum StopReason {
     },
     /// `main` no longer holds what the ledger had settled.
     #[error(
-        "table {table} was rolled back: batch {batch}{} is no longer in `main`: run `ledger reregister` to register \
-         it again, or `ledger accept-rollback` to leave it out",
+        "table {table} was rolled back: batch {batch}{} is no longer in `main`: run `ledger reregister {table}` to \
+         register it again, or `ledger accept-rollback {table}` to leave it out",
         .snapshot.map(|s| format!(" (snapshot {s})")).unwrap_or_default()
     )]
     RolledBack {
@@ -129,21 +137,30 @@ pub fn decide(look: &TableFacts, ledger: &LedgerView) -> Verdict {
     }
     if look.batch == ledger.batch {
         let snapshot = look.snapshot_of_batch(ledger.batch);
-        return match snapshot.filter(|s| !look.is_ancestor_of_main(*s)) {
-            Some(_) => Verdict::Stop(StopReason::RolledBack { table, batch: ledger.batch, snapshot }),
-            None => Verdict::Settled { snapshot },
+        let lineage = match snapshot {
+            Some(snapshot) => look.lineage(snapshot),
+            None if look.snapshot.is_some() => Lineage::Unknown,
+            None => Lineage::Stranger,
+        };
+        return match (lineage, ledger.holds) {
+            (Lineage::Ancestor, _) => Verdict::Settled { snapshot },
+            (Lineage::Unknown, Some(true)) => Verdict::Settled { snapshot: look.snapshot },
+            (Lineage::Unknown, None) => Verdict::Unsure { batch: ledger.batch },
+            (Lineage::Stranger, _) | (Lineage::Unknown, Some(false)) => {
+                Verdict::Stop(StopReason::RolledBack { table, batch: ledger.batch, snapshot })
+            }
         };
     }
-    let before = ledger.batch.saturating_sub(1);
-    let lost = ledger.last_snapshot.is_some_and(|last| {
-        let gone_by_us = ledger.expired && !look.snapshot_exists(last);
-        !look.is_ancestor_of_main(last) && !gone_by_us
-    });
-    if look.batch < before || lost {
-        let snapshot = ledger.last_snapshot;
-        return Verdict::Stop(StopReason::RolledBack { table, batch: before, snapshot });
+    let (batch, snapshot) = (ledger.batch.saturating_sub(1), ledger.last_snapshot);
+    let lineage = snapshot.map_or(Lineage::Ancestor, |last| look.lineage(last));
+    match (lineage, ledger.holds) {
+        _ if look.batch < batch => Verdict::Stop(StopReason::RolledBack { table, batch, snapshot }),
+        (Lineage::Ancestor, _) | (Lineage::Unknown, Some(true)) => Verdict::Commit,
+        (Lineage::Unknown, None) => Verdict::Unsure { batch },
+        (Lineage::Stranger, _) | (Lineage::Unknown, Some(false)) => {
+            Verdict::Stop(StopReason::RolledBack { table, batch, snapshot })
+        }
     }
-    Verdict::Commit
 }
 
 /// One file of a batch.
@@ -153,8 +170,12 @@ pub struct NewFile {
     pub uri: String,
     /// Its size in bytes.
     pub size: u64,
-    /// The segment it holds: says table and day.
-    pub key: SegmentKey,
+    /// Owner of its rows.
+    pub namespace: Namespace,
+    /// Table of its rows.
+    pub table: Table,
+    /// UTC day of its rows.
+    pub day: Day,
     /// Its Parquet footer.
     pub footer: Arc<ParquetMetaData>,
 }
@@ -254,9 +275,8 @@ fn data_files(look: &Look, files: &[NewFile]) -> Result<Vec<DataFile>, String> {
     files
         .iter()
         .map(|file| {
-            let key = &file.key;
-            if key.table != kind || key.namespace != look.namespace {
-                return Err(format!("{} is a file of {}.{}", file.uri, key.namespace, key.table));
+            if file.table != kind || file.namespace != look.namespace {
+                return Err(format!("{} is a file of {}.{}", file.uri, file.namespace, file.table));
             }
             if !uris.insert(&file.uri) {
                 return Err(format!("{} is named twice", file.uri));
@@ -264,8 +284,8 @@ fn data_files(look: &Look, files: &[NewFile]) -> Result<Vec<DataFile>, String> {
             let placement = Placement {
                 uri: &file.uri,
                 size: file.size,
-                table: key.table,
-                day: key.day,
+                table: file.table,
+                day: file.day,
                 partition_spec_id,
                 sort_order_id,
             };
@@ -301,13 +321,7 @@ mod tests {
     use super::*;
 
     fn view(batch: u64, last_snapshot: Option<i64>) -> LedgerView {
-        LedgerView {
-            ledger: "l".into(),
-            uuid: Some(Uuid::from_u128(7)),
-            batch,
-            last_snapshot,
-            expired: false,
-        }
+        LedgerView { ledger: "l".into(), uuid: Some(Uuid::from_u128(7)), batch, last_snapshot, holds: None }
     }
 
     /// A table with batches 1 and 2 in snapshots 10 and 20.
@@ -334,7 +348,11 @@ mod tests {
     fn a_batch_that_the_table_has_is_settled_even_after_its_snapshot_was_expired() {
         assert_eq!(decide(&two_batches(), &view(2, Some(10))), Verdict::Settled { snapshot: Some(20) });
         let compacted = facts(2, &[(40, Some(30), 0), (30, Some(20), 0)]);
-        assert_eq!(decide(&compacted, &view(2, Some(10))), Verdict::Settled { snapshot: None });
+        assert_eq!(decide(&compacted, &view(2, Some(10))), Verdict::Unsure { batch: 2 });
+        let found = LedgerView { holds: Some(true), ..view(2, Some(10)) };
+        assert_eq!(decide(&compacted, &found), Verdict::Settled { snapshot: Some(40) });
+        let gone = LedgerView { holds: Some(false), ..view(2, Some(10)) };
+        assert!(stop(&compacted, &gone).contains("batch 2 is no longer in `main`"));
     }
 
     #[test]
@@ -373,21 +391,27 @@ mod tests {
     #[test]
     fn a_rollback_stops_before_and_after_the_next_batch() {
         let back = facts(2, &[(10, None, 1), (20, Some(10), 2)]);
-        for view in [view(3, Some(20)), LedgerView { expired: true, ..view(3, Some(20)) }, view(2, Some(10))]
+        for view in
+            [view(3, Some(20)), LedgerView { holds: Some(true), ..view(3, Some(20)) }, view(2, Some(10))]
         {
             let sentence = stop(&back, &view);
             assert!(sentence.contains("batch 2 (snapshot 20)"), "{sentence}");
-            assert!(sentence.contains("`ledger reregister`"), "{sentence}");
-            assert!(sentence.contains("`ledger accept-rollback`"), "{sentence}");
+            assert!(sentence.contains("`ledger reregister tributary.readings`"), "{sentence}");
+            assert!(sentence.contains("`ledger accept-rollback tributary.readings`"), "{sentence}");
         }
     }
 
     #[test]
-    fn a_missing_snapshot_is_a_rollback_unless_we_expired_it() {
+    fn a_snapshot_that_was_expired_is_no_rollback_while_the_table_holds_its_rows() {
         let later = facts(2, &[(50, Some(40), 0)]);
-        assert!(stop(&later, &view(3, Some(20))).contains("rolled back"));
-        let ours = LedgerView { expired: true, ..view(3, Some(20)) };
-        assert_eq!(decide(&later, &ours), Verdict::Commit);
+        assert_eq!(decide(&later, &view(3, Some(20))), Verdict::Unsure { batch: 2 });
+        let found = LedgerView { holds: Some(true), ..view(3, Some(20)) };
+        assert_eq!(decide(&later, &found), Verdict::Commit);
+        let gone = LedgerView { holds: Some(false), ..view(3, Some(20)) };
+        assert!(stop(&later, &gone).contains("rolled back"));
+        // A line that is listed to its beginning needs no look at the data, whatever lies there.
+        let whole = facts(2, &[(50, Some(10), 0), (10, None, 1)]);
+        assert!(stop(&whole, &found).contains("rolled back"));
     }
 
     #[test]

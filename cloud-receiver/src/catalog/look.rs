@@ -11,6 +11,23 @@ use uuid::Uuid;
 
 use super::schema::{BATCH_PROPERTY, LEDGER_PROPERTY};
 
+/// What the listed history of `main` says of a snapshot.
+///
+/// Expiry takes snapshots out of the metadata, and a snapshot that isn't listed any more can have gone in two ways: it
+/// was an ancestor of `main` and any engine expired it, or somebody moved `main` back behind it and expired it then.
+/// Parents and sequence numbers tell the two apart only as far back as the line of parents is listed without a break.
+/// `snapshot-log` is no help: it is cut at the last expired entry. `tributary.batch` is none either: moving `main` back
+/// leaves properties as they are. So behind a break only the data can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lineage {
+    /// It is the head of `main` or an ancestor of it.
+    Ancestor,
+    /// It is not: the line of parents was followed to its beginning, or `main` has no snapshot.
+    Stranger,
+    /// The line breaks off at an expired snapshot before it was found.
+    Unknown,
+}
+
 /// What a table's metadata says, as far as the receiver asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableFacts {
@@ -51,20 +68,34 @@ pub struct BatchPropertyError {
 }
 
 impl TableFacts {
+    /// As [`TableFacts::read`], but a property `tributary.batch` that is no number counts as the greatest batch that a
+    /// listed snapshot names: for the rebuild, which sets it right.
+    pub fn read_repaired(namespace: Namespace, table: Table, metadata: &TableMetadata) -> Self {
+        let number = |text: Option<&String>| text.and_then(|t| t.parse::<u64>().ok());
+        let named = metadata
+            .snapshots()
+            .filter_map(|s| number(s.summary().additional_properties.get(BATCH_PROPERTY)));
+        let batch = number(metadata.properties().get(BATCH_PROPERTY));
+        Self::with_batch(namespace, table, metadata, batch.or(named.max()).unwrap_or_default())
+    }
+
     /// Reads the facts out of `metadata`.
     pub fn read(
         namespace: Namespace,
         table: Table,
         metadata: &TableMetadata,
     ) -> Result<Self, BatchPropertyError> {
-        let property = |key: &str| metadata.properties().get(key).cloned();
-        let batch = match property(BATCH_PROPERTY) {
+        let batch = match metadata.properties().get(BATCH_PROPERTY).cloned() {
             None => 0,
             Some(got) => {
                 got.parse().map_err(|_| BatchPropertyError { table: format!("{namespace}.{table}"), got })?
             }
         };
-        let ledger = property(LEDGER_PROPERTY);
+        Ok(Self::with_batch(namespace, table, metadata, batch))
+    }
+
+    fn with_batch(namespace: Namespace, table: Table, metadata: &TableMetadata, batch: u64) -> Self {
+        let ledger = metadata.properties().get(LEDGER_PROPERTY).cloned();
         let head = metadata.current_snapshot();
         let total = |key: &str| head?.summary().additional_properties.get(key)?.parse().ok();
         let batches = metadata.snapshots().filter_map(|s| {
@@ -72,7 +103,7 @@ impl TableFacts {
             let batch = summary.get(BATCH_PROPERTY)?.parse().ok()?;
             (summary.get(LEDGER_PROPERTY) == ledger.as_ref()).then_some((s.snapshot_id(), batch))
         });
-        Ok(Self {
+        Self {
             uuid: metadata.uuid(),
             batch,
             snapshot: metadata.current_snapshot_id(),
@@ -85,7 +116,7 @@ impl TableFacts {
             namespace,
             table,
             ledger,
-        })
+        }
     }
 
     /// `namespace.table`, as people and engines write it.
@@ -98,18 +129,26 @@ impl TableFacts {
         self.parents.contains_key(&snapshot)
     }
 
-    /// Whether `snapshot` is the head of `main` or one of its listed ancestors.
-    pub fn is_ancestor_of_main(&self, snapshot: i64) -> bool {
+    /// What the listed history of `main` says of `snapshot`.
+    pub fn lineage(&self, snapshot: i64) -> Lineage {
         let mut at = self.snapshot;
         // No more steps than snapshots: metadata that runs in a circle ends too.
         for _ in 0..=self.parents.len() {
             match at {
-                Some(id) if id == snapshot => return true,
-                Some(id) => at = self.parents.get(&id).copied().flatten(),
-                None => return false,
+                Some(id) if id == snapshot => return Lineage::Ancestor,
+                Some(id) => match self.parents.get(&id) {
+                    Some(parent) => at = *parent,
+                    None => return Lineage::Unknown,
+                },
+                None => return Lineage::Stranger,
             }
         }
-        false
+        Lineage::Stranger
+    }
+
+    /// Whether `snapshot` is the head of `main` or one of its listed ancestors.
+    pub fn is_ancestor_of_main(&self, snapshot: i64) -> bool {
+        self.lineage(snapshot) == Lineage::Ancestor
     }
 
     /// The listed snapshot that brought `batch`, an ancestor of `main` before any other; none once it was expired.
@@ -170,6 +209,16 @@ pub(super) mod tests {
         assert!(look.is_ancestor_of_main(10), "named as a parent, though no longer listed");
         assert!(!look.snapshot_exists(10));
         assert!(!look.is_ancestor_of_main(25) && look.snapshot_exists(25));
+        let lines = [30, 20, 10, 25, 9].map(|s| look.lineage(s));
+        use Lineage::{Ancestor, Unknown};
+        assert_eq!(lines, [Ancestor, Ancestor, Ancestor, Unknown, Unknown], "the line breaks off below 10");
+        let whole = facts(3, &[(30, Some(20), 3), (20, None, 2), (25, Some(20), 0)]);
+        assert_eq!(
+            [25, 9].map(|s| whole.lineage(s)),
+            [Lineage::Stranger; 2],
+            "it was followed to its beginning"
+        );
+        assert_eq!(facts(3, &[]).lineage(9), Lineage::Stranger, "`main` is empty");
         assert_eq!((look.snapshot_of_batch(2), look.snapshot_of_batch(1)), (Some(20), None));
     }
 

@@ -34,10 +34,13 @@ pub mod sqlite;
 pub mod pinned;
 pub mod look;
 pub mod commit;
+pub mod fence;
+pub mod holdings;
 pub mod rest;
 
 pub use commit::{CommitError, Committed, LedgerView, NewFile, StopReason, Verdict, decide};
-pub use look::{Look, TableFacts};
+pub use holdings::{Held, Holdings, OwnGapRow};
+pub use look::{Lineage, Look, TableFacts};
 pub use sqlite::{CATALOG_NAME, SqliteCatalog};
 
 /// A text that is never printed.

@@ -115,7 +115,9 @@ fn segment(dir: &Path, gateway: &str, number: u64, rows: usize) -> NewFile {
     NewFile {
         uri: format!("file://{}", path.display()),
         size: fs::metadata(&path).unwrap().len(),
-        key,
+        namespace: key.namespace,
+        table: key.table,
+        day: key.day,
         footer,
     }
 }
@@ -145,7 +147,7 @@ async fn scan(lake: &Lake) -> Vec<(String, i64, i64)> {
 
 /// What the ledger would say for the batch after what it has settled.
 fn view(look: &Look, batch: u64, last_snapshot: Option<i64>) -> LedgerView {
-    LedgerView { ledger: "l".into(), uuid: Some(look.uuid), batch, last_snapshot, expired: false }
+    LedgerView { ledger: "l".into(), uuid: Some(look.uuid), batch, last_snapshot, holds: None }
 }
 
 /// Looks, decides and commits until batch `batch` is settled; gives its snapshot.
@@ -155,6 +157,7 @@ async fn settle(lake: &Lake, batch: u64, last: Option<i64>, files: Vec<NewFile>)
         match decide(&at, &view(&at, batch, last)) {
             Verdict::Settled { snapshot } => return snapshot,
             Verdict::Stop(reason) => panic!("{reason}"),
+            Verdict::Unsure { batch } => panic!("the history doesn't say whether batch {batch} is there"),
             Verdict::Commit => match lake.commit(&at, batch, files.clone()).await {
                 Ok(done) => return Some(done.snapshot_id),
                 Err(CommitError::Conflict | CommitError::Unknown(_)) => {}
@@ -385,7 +388,7 @@ async fn a_batch_out_of_turn_or_with_foreign_files_is_refused_and_nothing_is_com
     let at = world.look().await;
     let file = world.segment("gw-1", 1, 3);
     let mut elsewhere = file.clone();
-    elsewhere.key.namespace = Namespace::new("other").unwrap();
+    elsewhere.namespace = Namespace::new("other").unwrap();
     let attempts = [
         (2, vec![file.clone()]),
         (0, vec![file.clone()]),

@@ -1,5 +1,7 @@
 //! Batches in the ledger: formed with a number and fixed files, settled with a snapshot; n + 1 not before n.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Transaction, params};
 use tributary_contract::id::{Epoch, GatewayId, Namespace};
 use tributary_contract::table::Table;
@@ -7,6 +9,7 @@ use tributary_contract::time::Timestamp;
 use uuid::Uuid;
 
 use super::ledger::{Ledger, LedgerError, int, optional, parsed, parsed_opt, uint};
+use super::own_gaps::{self, OwnGap};
 use super::segments::{change_ranges, receipt_due};
 
 /// The word for how a segment was registered while it is a data file itself.
@@ -24,8 +27,10 @@ pub struct Batch {
     pub table: Table,
     /// Its number, from 1.
     pub n: u64,
-    /// Its files.
+    /// Its segments.
     pub files: Vec<BatchFile>,
+    /// Rows that the receiver itself writes; only in batches of `gaps`.
+    pub gaps: Vec<OwnGap>,
 }
 
 /// One checked segment.
@@ -76,13 +81,16 @@ pub struct TableState {
 }
 
 impl Ledger {
-    /// Tables that have something to do: an open batch, `max_files` checked segments, or one checked before `before`.
+    /// Tables that have something to do: an open batch, `max_files` checked segments, one checked before `before`, or
+    /// rows of the receiver's own.
     pub fn due_tables(&self, max_files: usize, before: Timestamp) -> Result<Vec<TableName>, LedgerError> {
         let mut query = self.db.prepare_cached(
             "SELECT namespace, tbl FROM batches WHERE state = 'formed'
              UNION
              SELECT namespace, tbl FROM segments WHERE state = 'checked' GROUP BY namespace, tbl
-             HAVING count(*) >= ?1 OR min(checked_at) <= ?2",
+             HAVING count(*) >= ?1 OR min(checked_at) <= ?2
+             UNION
+             SELECT namespace, 'gaps' FROM own_gaps WHERE state = 'waiting'",
         )?;
         let rows = query
             .query_map(params![int(max_files as u64), before.0], |r| Ok((parsed(r, 0)?, parsed(r, 1)?)))?;
@@ -154,7 +162,11 @@ impl Ledger {
         )?;
         let files = query.query_map(params![namespace.as_str(), table.name(), n], batch_file)?;
         let files = files.collect::<Result<_, _>>()?;
-        Ok(Some(Batch { namespace: namespace.clone(), table, n: uint(n), files }))
+        let gaps = match table {
+            Table::Gaps => own_gaps::of_batch(&self.db, namespace, n)?,
+            _ => Vec::new(),
+        };
+        Ok(Some(Batch { namespace: namespace.clone(), table, n: uint(n), files, gaps }))
     }
 
     /// Forms the next batch of a table from checked segments and returns its number. From here on its files are fixed:
@@ -184,6 +196,9 @@ impl Ledger {
                  WHERE id = ?1 AND state = 'checked' AND namespace = ?3 AND tbl = ?4",
             )?
             .execute(params![row, n, name.0, name.1])?;
+        }
+        if table == Table::Gaps {
+            own_gaps::batch(&tx, namespace, n)?;
         }
         tx.commit()?;
         Ok(uint(n))
@@ -221,7 +236,15 @@ impl Ledger {
             return Ok(());
         }
         let members = members(&tx, namespace, table, n)?;
-        let rows = members.iter().fold(0u64, |sum, m| sum.saturating_add(m.rows));
+        let own = match table {
+            Table::Gaps => own_gaps::of_batch(&tx, namespace, int(n))?,
+            _ => Vec::new(),
+        };
+        if table == Table::Gaps {
+            own_gaps::settle(&tx, namespace, int(n))?;
+        }
+        let own_files = own.iter().map(|g| g.from_ts.day()).collect::<BTreeSet<_>>().len();
+        let rows = members.iter().fold(own.len() as u64, |sum, m| sum.saturating_add(m.rows));
         tx.execute(
             "UPDATE tables SET batch = ?3, snapshot = ?4, uuid = ?5, settled_at = ?6, stopped = NULL,
                     rows = rows + ?7, files = files + ?8
@@ -234,7 +257,7 @@ impl Ledger {
                 uuid.to_string(),
                 now.0,
                 int(rows),
-                int(members.len() as u64)
+                int((members.len() + own_files) as u64)
             ],
         )?;
         tx.execute(
@@ -245,6 +268,22 @@ impl Ledger {
         note_registered(&tx, &members)?;
         tx.commit()?;
         Ok(())
+    }
+
+    /// The segments of the newest batch of a table that is in it, as far as the ledger knows; at most a batch's worth of
+    /// those that a rebuild found. Any of them in the table shows that this batch is.
+    pub fn newest_batch(&self, namespace: &Namespace, table: Table) -> Result<Vec<String>, LedgerError> {
+        let mut query = self.db.prepare_cached(
+            "SELECT key FROM segments s, (
+               SELECT batch, settled_at FROM segments
+               WHERE namespace = ?1 AND tbl = ?2 AND state = 'registered' AND how NOT IN ('left-out', 'accepted')
+               ORDER BY settled_at DESC, batch DESC LIMIT 1) newest
+             WHERE namespace = ?1 AND tbl = ?2 AND state = 'registered' AND how NOT IN ('left-out', 'accepted')
+               AND s.batch IS newest.batch AND s.settled_at IS newest.settled_at
+             LIMIT 10000",
+        )?;
+        let rows = query.query_map(params![namespace.as_str(), table.name()], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Notes why a table stands still.

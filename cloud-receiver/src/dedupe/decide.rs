@@ -8,6 +8,8 @@ use tributary_contract::manifest::Link;
 pub struct Neighbours {
     /// Digest of the segment with the same number.
     pub same: Option<Digest>,
+    /// Whether the number is registered by a segment whose digest isn't known: a rebuild found it in a table or receipt.
+    pub registered: bool,
     /// The nearest one below.
     pub below: Option<Link>,
     /// The nearest one above.
@@ -30,6 +32,8 @@ pub enum Standing {
     New,
     /// The same segment again: nothing to do.
     Replay,
+    /// The number is registered, and this is the first time that its bytes are seen: nothing to do but to remember them.
+    Registered,
     /// The same id with other bytes.
     Conflict {
         /// Digest of the one that is known.
@@ -48,6 +52,7 @@ pub fn decide(own: Link, previous: Option<Link>, around: &Neighbours) -> Standin
     match around.same {
         Some(known) if known == own.digest => return Standing::Replay,
         Some(known) => return Standing::Conflict { known },
+        None if around.registered => return Standing::Registered,
         None => {}
     }
     if let Some(below) = around.below {
@@ -101,13 +106,16 @@ mod tests {
         assert_eq!(decide(link(3, "a"), None, &around("a")), Standing::Replay);
         let known = Digest::of(b"b");
         assert_eq!(decide(link(3, "a"), None, &around("b")), Standing::Conflict { known });
+        let rebuilt = Neighbours { registered: true, ..Neighbours::default() };
+        assert_eq!(decide(link(3, "a"), None, &rebuilt), Standing::Registered);
     }
 
     #[test]
     fn a_segment_forks_if_it_or_its_successor_names_another_predecessor() {
         let forked = |own, previous, below, above: Option<(u64, Option<Link>)>| {
             let above = above.map(|(number, previous)| Above { number, previous });
-            let standing = decide(own, previous, &Neighbours { same: None, below, above });
+            let around = Neighbours { below, above, ..Neighbours::default() };
+            let standing = decide(own, previous, &around);
             match standing {
                 Standing::New => false,
                 Standing::Forked { detail } => !detail.is_empty(),

@@ -7,12 +7,12 @@ use tributary_contract::counters::Counters;
 use tributary_contract::id::{Epoch, GatewayId};
 use tributary_contract::manifest::Link;
 use tributary_contract::range::Ranges;
-use tributary_contract::receipt::Quarantined;
+use tributary_contract::receipt::{EpochReceipt, Quarantined};
 use tributary_contract::status::{GatewayStatus, ShortStatus};
 use tributary_contract::time::Timestamp;
 
 use super::ledger::{Ledger, LedgerError, int, json, json_opt, optional, parsed, parsed_opt, uint};
-use super::segments::{link, reason};
+use super::segments::{change_ranges, link, reason};
 
 /// A receipt that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct ReceiptFacts {
 /// What is known of one epoch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct EpochFacts {
-    /// Numbers in the tables.
+    /// Numbers in the tables, and those that another ledger's receipts granted.
     pub registered: Ranges,
     /// Numbers that were refused and of which no sound object is known.
     pub refused: Ranges,
@@ -109,16 +109,31 @@ impl Ledger {
     }
 
     /// The bucket holds a receipt of `revision`: ours goes above it, and the etag of that receipt is the one to match.
+    ///
+    /// A receipt that was there before our first one, or one with a revision above all of ours, was written by a ledger
+    /// that knew more: one that was lost, or a later state of this one. What it called registered or void stays so, for
+    /// gateways may have let go of it.
     pub fn raise_revision(
         &mut self,
         gateway: &GatewayId,
         revision: u64,
         etag: Option<&str>,
+        epochs: &BTreeMap<Epoch, EpochReceipt>,
     ) -> Result<(), LedgerError> {
-        self.db.execute(
+        let tx = self.db.transaction()?;
+        let foreign: Option<bool> = optional(tx.query_row(
+            "SELECT receipt_etag IS NULL OR receipt_revision < ?2 FROM gateways WHERE gateway = ?1",
+            params![gateway.as_str(), int(revision)],
+            |row| row.get(0),
+        ))?;
+        if foreign == Some(true) {
+            take_over(&tx, gateway, epochs, "granted")?;
+        }
+        tx.execute(
             "UPDATE gateways SET receipt_revision = max(receipt_revision, ?2), receipt_etag = ?3 WHERE gateway = ?1",
             params![gateway.as_str(), int(revision.saturating_add(1)), etag],
         )?;
+        tx.commit()?;
         Ok(())
     }
 
@@ -198,18 +213,30 @@ impl Ledger {
         Ok(uint(self.db.query_row(count, [], |row| row.get(0))?))
     }
 
+    /// What is known of one epoch.
+    pub(super) fn epoch_facts(
+        &self,
+        gateway: &GatewayId,
+        epoch: Epoch,
+    ) -> Result<Option<EpochFacts>, LedgerError> {
+        Ok(self.epochs(gateway)?.remove(&epoch))
+    }
+
     fn epochs(&self, gateway: &GatewayId) -> Result<BTreeMap<Epoch, EpochFacts>, LedgerError> {
         let mut query = self.db.prepare_cached(
-            "SELECT epoch, registered, refused, void, outstanding, newest, highest, highest_digest, closed_last
+            "SELECT epoch, registered, refused, void, outstanding, newest, highest, highest_digest, closed_last,
+                    granted
              FROM epochs WHERE gateway = ?1",
         )?;
         let rows = query.query_map([gateway.as_str()], |row| {
+            let mut registered: Ranges = json(row, 1)?;
+            registered.union(&json(row, 9)?);
             let highest = match (row.get::<_, Option<i64>>(6)?, parsed_opt(row, 7)?) {
                 (Some(number), Some(digest)) => Some(link(number, digest, 6)?),
                 _ => None,
             };
             let facts = EpochFacts {
-                registered: json(row, 1)?,
+                registered,
                 refused: json(row, 2)?,
                 void: json(row, 3)?,
                 outstanding: json(row, 4)?,
@@ -240,4 +267,30 @@ impl Ledger {
         }
         Ok(epochs)
     }
+}
+
+/// Takes over what a receipt of another ledger says of each epoch. What it calls registered goes into the set `into`.
+pub(super) fn take_over(
+    db: &rusqlite::Connection,
+    gateway: &GatewayId,
+    epochs: &BTreeMap<Epoch, EpochReceipt>,
+    into: &'static str,
+) -> Result<(), LedgerError> {
+    for (&epoch, said) in epochs {
+        change_ranges(db, gateway, epoch, into, |numbers| numbers.union(&said.registered))?;
+        change_ranges(db, gateway, epoch, "void", |void| void.union(&said.void))?;
+        if let Some(highest) = said.highest.filter(|h| said.registered.contains(h.number.get())) {
+            db.execute(
+                "UPDATE epochs SET highest = ?3, highest_digest = ?4
+                 WHERE gateway = ?1 AND epoch = ?2 AND coalesce(highest, 0) < ?3",
+                params![
+                    gateway.as_str(),
+                    epoch.to_string(),
+                    int(highest.number.get()),
+                    highest.digest.to_string()
+                ],
+            )?;
+        }
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::offload::offload;
 
 /// Version of `schema.sql`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Why the ledger can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum LedgerError {
         /// What it says.
         found: i64,
     },
+    /// `ledger rebuild` didn't come to its end.
+    #[error("a rebuild of ledger {0} was interrupted: run `ledger rebuild` again")]
+    Rebuilding(PathBuf),
     /// Folder or lock file.
     #[error("ledger {path}: {source}")]
     File {
@@ -61,7 +64,7 @@ pub enum Moment {
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) db: Connection,
-    id: Uuid,
+    pub(super) id: Uuid,
     _lock: Option<File>,
 }
 
@@ -92,7 +95,8 @@ impl Ledger {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(Duration::from_secs(5))?;
         let found = version(&db)?;
-        if found != SCHEMA_VERSION {
+        // An older file is only read, and what is read of it hasn't changed.
+        if !(1..=SCHEMA_VERSION).contains(&found) {
             return Err(LedgerError::Version { path: path.to_owned(), found });
         }
         let id = read_id(&db)?;
@@ -143,6 +147,13 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), LedgerError> {
             let tx = db.transaction()?;
             tx.execute_batch(include_str!("schema.sql"))?;
             tx.execute("INSERT INTO meta VALUES ('ledger', ?1)", [Uuid::new_v4().to_string()])?;
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            tx.commit()?;
+            Ok(())
+        }
+        1 => {
+            let tx = db.transaction()?;
+            tx.execute_batch(include_str!("schema_2.sql"))?;
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             tx.commit()?;
             Ok(())

@@ -15,14 +15,20 @@
 //! Absent on purpose: readings, footers, anything that the bucket or the tables can say.
 
 pub mod batches;
+pub mod closing;
 pub mod decide;
 pub mod gateways;
 pub mod ledger;
+pub mod own_gaps;
+pub mod recover;
 pub mod segments;
 #[cfg(test)]
 mod tests;
 
 pub use batches::{Batch, BatchFile, Known, TableState};
+pub use closing::Closed;
 pub use gateways::{DueReceipt, EpochFacts, GatewayFacts, ReceiptFacts};
 pub use ledger::{Ledger, LedgerError, LedgerHandle, Moment};
+pub use own_gaps::{OwnGap, OwnReason};
+pub use recover::{Again, Booked, Found, FoundReceipt, Rebuilt};
 pub use segments::{Pending, Recorded, Seen, ToCopy};

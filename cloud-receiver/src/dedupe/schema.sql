@@ -54,6 +54,10 @@ CREATE TABLE epochs (
   highest         INTEGER,
   highest_digest  TEXT,
   closed_last     INTEGER,
+  -- Of the registered ones, those that are left out of the tables for good: nothing registers them again.
+  left_out        TEXT NOT NULL DEFAULT '[]',
+  -- What receipts of another ledger call registered. Receipts never take it back; it keeps nothing from being registered.
+  granted         TEXT NOT NULL DEFAULT '[]',
   PRIMARY KEY (gateway, epoch)
 ) STRICT, WITHOUT ROWID;
 
@@ -97,3 +101,14 @@ CREATE TABLE batches (
   PRIMARY KEY (namespace, tbl, n)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX one_open_batch ON batches (namespace, tbl) WHERE state = 'formed';
+
+-- Rows of `gaps` that the receiver itself writes. Their names say what they are about, so that each is written once.
+CREATE TABLE own_gaps (
+  id          TEXT PRIMARY KEY,
+  namespace   TEXT NOT NULL,
+  day         INTEGER NOT NULL,
+  document    TEXT NOT NULL,
+  state       TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'batched', 'registered')),
+  batch       INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX own_gaps_waiting ON own_gaps (namespace, state);

@@ -139,6 +139,14 @@ impl Ledger {
                 replay(&tx, pending.row, id)?;
                 Recorded::Replay
             }
+            Standing::Registered => match adopt(&tx, pending, accepted)? {
+                None => Recorded::Replay,
+                Some(key) => {
+                    let refused =
+                        refuse(QuarantineReason::Conflict, format!("the table holds its number from {key}"));
+                    quarantine(&tx, pending.row, Some(id), &refused, now)?
+                }
+            },
             Standing::Conflict { known } => {
                 let detail = format!("it has digest {}, the one that is known has {known}", accepted.digest);
                 let refused = refuse(QuarantineReason::Conflict, detail);
@@ -230,7 +238,8 @@ fn insert(
 }
 
 fn neighbours(tx: &Transaction<'_>, id: &SegmentId) -> Result<Neighbours, LedgerError> {
-    const LIVE: &str = "gateway = ?1 AND epoch = ?2 AND state IN ('checked', 'batched', 'registered')";
+    const LIVE: &str = "gateway = ?1 AND epoch = ?2 AND state IN ('checked', 'batched', 'registered') \
+                        AND digest IS NOT NULL";
     let (gateway, epoch, number) = (id.gateway.as_str(), id.epoch.to_string(), int(id.number.get()));
     let same = tx
         .prepare_cached(&format!("SELECT digest FROM segments WHERE {LIVE} AND number = ?3"))?
@@ -253,7 +262,77 @@ fn neighbours(tx: &Transaction<'_>, id: &SegmentId) -> Result<Neighbours, Ledger
             };
             Ok(Above { number: uint(row.get(0)?), previous })
         });
-    Ok(Neighbours { same: optional(same)?, below: optional(below)?, above: optional(above)? })
+    let registered = tx
+        .prepare_cached("SELECT registered FROM epochs WHERE gateway = ?1 AND epoch = ?2")?
+        .query_row(params![gateway, epoch], |row| json::<Ranges>(row, 0));
+    let registered = optional(registered)?.is_some_and(|r| r.contains(id.number.get()));
+    Ok(Neighbours { same: optional(same)?, registered, below: optional(below)?, above: optional(above)? })
+}
+
+/// The word for how a registered segment that is in no table got there: `accepted`, for good, or `left-out`.
+pub(super) fn outside(tx: &Transaction<'_>, id: &SegmentId) -> Result<&'static str, LedgerError> {
+    let left_out = tx
+        .prepare_cached("SELECT left_out FROM epochs WHERE gateway = ?1 AND epoch = ?2")?
+        .query_row(params![id.gateway.as_str(), id.epoch.to_string()], |row| json::<Ranges>(row, 0));
+    let for_good = optional(left_out)?.is_some_and(|numbers| numbers.contains(id.number.get()));
+    Ok(if for_good { "accepted" } else { "left-out" })
+}
+
+/// Remembers the bytes of a segment that was known as registered without them. Gives the key under which the ledger
+/// knows the number, if it is another one.
+fn adopt(
+    tx: &Transaction<'_>,
+    pending: &Pending,
+    accepted: &Accepted,
+) -> Result<Option<String>, LedgerError> {
+    let id = &accepted.key.id;
+    let known: Option<(i64, String)> = optional(tx.query_row(
+        "SELECT id, key FROM segments WHERE gateway = ?1 AND epoch = ?2 AND number = ?3
+         AND state IN ('checked', 'batched', 'registered')",
+        params![id.gateway.as_str(), id.epoch.to_string(), int(id.number.get())],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    ))?;
+    let row = match known {
+        Some((_, key)) if key != pending.object_key => return Ok(Some(key)),
+        Some((row, _)) => {
+            let etag: String =
+                tx.query_row("SELECT etag FROM segments WHERE id = ?1", [pending.row], |r| r.get(0))?;
+            tx.execute("DELETE FROM segments WHERE id = ?1 AND state = 'seen'", [pending.row])?;
+            tx.execute("UPDATE segments SET etag = ?2 WHERE id = ?1", params![row, etag])?;
+            row
+        }
+        // Only receipts name it: it is in no table that this ledger knows.
+        None => {
+            tx.execute(
+                "UPDATE segments SET state = 'registered', how = ?2 WHERE id = ?1 AND state = 'seen'",
+                params![pending.row, outside(tx, id)?],
+            )?;
+            pending.row
+        }
+    };
+    let previous = accepted.manifest.previous;
+    tx.execute(
+        "UPDATE segments SET digest = ?2, size = ?3, previous_number = ?4, previous_digest = ?5,
+                rows = coalesce(rows, ?6) WHERE id = ?1",
+        params![
+            row,
+            accepted.digest.to_string(),
+            int(accepted.size),
+            previous.map(|p| int(p.number.get())),
+            previous.map(|p| p.digest.to_string()),
+            int(accepted.manifest.rows),
+        ],
+    )?;
+    let vouches = tx.execute(
+        "UPDATE epochs SET highest = ?3, highest_digest = ?4
+         WHERE gateway = ?1 AND epoch = ?2 AND coalesce(highest, 0) < ?3",
+        params![id.gateway.as_str(), id.epoch.to_string(), int(id.number.get()), accepted.digest.to_string()],
+    )?;
+    fold_manifest(tx, &accepted.manifest)?;
+    if vouches > 0 {
+        receipt_due(tx, &id.gateway)?;
+    }
+    Ok(None)
 }
 
 /// A link from its columns; `column` is the number's, for an error.

@@ -191,3 +191,28 @@ fn the_next_batch_is_not_formed_before_the_last_one_is_settled() {
     assert_eq!(register(&mut ledger, Table::Readings), 2);
     assert_eq!(ledger.tables().unwrap()[0].rows, 3);
 }
+
+#[test]
+fn a_ledger_of_the_first_version_is_taken_on_with_all_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(folder.path());
+    let sealed = Forge::new("gw-1", 1).seal(Table::Readings, 3);
+    bring(&mut ledger, &sealed, "a");
+    register(&mut ledger, Table::Readings);
+    // What version 2 added is taken away again.
+    ledger
+        .db
+        .execute_batch(
+            "ALTER TABLE epochs DROP COLUMN left_out; ALTER TABLE epochs DROP COLUMN granted; DROP TABLE own_gaps; PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    let id = ledger.id();
+    drop(ledger);
+    assert_eq!(Ledger::peek(&folder.path().join("ledger.db")).unwrap().tables().unwrap()[0].rows, 3);
+    let mut ledger = open(folder.path());
+    assert_eq!((ledger.id(), ledger.tables().unwrap()[0].rows), (id, 3));
+    assert!(
+        ledger.known_by_number().unwrap().is_empty() && !ledger.own_gaps_wait(&Namespace::default()).unwrap()
+    );
+    assert_eq!(bring(&mut ledger, &sealed, "b"), Some(Recorded::Replay));
+}

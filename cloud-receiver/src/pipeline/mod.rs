@@ -7,6 +7,7 @@
 pub mod arrivals;
 pub mod health;
 pub mod lake;
+pub mod own_gaps;
 pub mod quarantine;
 pub mod receipts;
 pub mod register;

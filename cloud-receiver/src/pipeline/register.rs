@@ -12,7 +12,7 @@ use parquet::file::metadata::ParquetMetaData;
 use tributary_contract::id::Namespace;
 use tributary_contract::key::SegmentKey;
 use tributary_contract::table::Table;
-use tributary_contract::time::Timestamp;
+use tributary_contract::time::{Day, Timestamp};
 use uuid::Uuid;
 
 use super::{PassError, Pipeline};
@@ -39,6 +39,8 @@ pub struct Offer {
     pub known: Known,
     /// The batch's files.
     pub files: Vec<OfferedFile>,
+    /// Segments of the batch before, where the lake asked for them by [`Attempt::Prove`].
+    pub before: Option<Vec<SegmentKey>>,
 }
 
 /// One file of an offer.
@@ -48,8 +50,14 @@ pub struct OfferedFile {
     pub uri: String,
     /// Bytes.
     pub size: u64,
-    /// What its key says.
-    pub key: SegmentKey,
+    /// Owner of its rows.
+    pub namespace: Namespace,
+    /// Table of its rows.
+    pub table: Table,
+    /// UTC day of its rows.
+    pub day: Day,
+    /// The segment that it is; none for rows of the receiver's own.
+    pub segment: Option<SegmentKey>,
     /// Its Parquet footer.
     pub footer: Arc<ParquetMetaData>,
 }
@@ -64,6 +72,9 @@ pub enum Attempt {
         /// The table's id.
         uuid: Uuid,
     },
+    /// The history of the table is too short to say whether it holds the batch before: the same offer again, with
+    /// [`Offer::before`].
+    Prove,
     /// Another commit came between, or nobody knows whether ours happened: look again.
     Again(String),
     /// Nothing may be registered in this table until a person acted; the sentence says how.
@@ -169,7 +180,9 @@ impl Pipeline {
                 }
             }
         }
-        if rows.is_empty() {
+        let ns = namespace.clone();
+        let own = table == Table::Gaps && self.ledger.call(move |l| l.own_gaps_wait(&ns)).await?;
+        if rows.is_empty() && !own {
             return Ok(None);
         }
         let ns = namespace.clone();
@@ -198,15 +211,18 @@ impl Pipeline {
     }
 
     async fn commit_now(&self, batch: Batch, now: Timestamp) -> Result<bool, PassError> {
-        let Batch { namespace, table, n, files } = batch;
-        let files_of_batch = files.len();
-        let offered = self.offered(&namespace, table, n, files).await?;
+        let Batch { namespace, table, n, files, gaps } = batch;
+        let mut offered = self.offered(&namespace, table, n, files).await?;
+        offered.extend(self.own_files(&namespace, n, &gaps).await?);
+        let files_of_batch = offered.len();
+        let mut before = None;
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
             let ns = namespace.clone();
             let known = self.ledger.call(move |l| l.known(&ns, table)).await?;
             let (namespace, ledger) = (namespace.clone(), self.ledger_id.clone());
-            let offer = Offer { namespace, table, n, ledger, known, files: offered.clone() };
+            let offer =
+                Offer { namespace, table, n, ledger, known, files: offered.clone(), before: before.clone() };
             let attempt = self.lake.attempt(&offer).await.map_err(PassError::Catalog)?;
             self.health.ok(super::health::Part::Catalog);
             match attempt {
@@ -215,6 +231,12 @@ impl Pipeline {
                     tracing::info!(table = %format!("{ns}.{table}"), batch = n, files = files_of_batch, "registered");
                     self.ledger.call(move |l| l.settle(&ns, table, n, snapshot, uuid, now)).await?;
                     return Ok(true);
+                }
+                Attempt::Prove => {
+                    let ns = offer.namespace;
+                    let keys = self.ledger.call(move |l| l.newest_batch(&ns, table)).await?;
+                    before =
+                        Some(keys.iter().filter_map(|k| SegmentKey::parse(&self.prefix, k).ok()).collect());
                 }
                 Attempt::Again(why) => {
                     tracing::debug!(table = %format!("{}.{table}", offer.namespace), batch = n, %why, "look again");
@@ -263,7 +285,16 @@ impl Pipeline {
             let key = SegmentKey::parse(&self.prefix, &file.object_key)
                 .map_err(|e| PassError::Catalog(format!("the ledger was made for another prefix: {e}")))?;
             let uri = format!("{}{}", self.uri_base, file.object_key);
-            offered.push(OfferedFile { uri, size: file.size, key, footer });
+            let (namespace, table, day) = (key.namespace.clone(), key.table, key.day);
+            offered.push(OfferedFile {
+                uri,
+                size: file.size,
+                namespace,
+                table,
+                day,
+                segment: Some(key),
+                footer,
+            });
         }
         Ok(offered)
     }

@@ -40,7 +40,7 @@ pub fn missing(facts: &EpochFacts) -> Ranges {
         missing.insert_range(first, last.min(facts.newest));
     }
     for known in [&facts.registered, &facts.refused, &facts.void, &facts.present] {
-        missing = without(&missing, known);
+        missing = missing.without(known);
     }
     missing
 }
@@ -52,21 +52,6 @@ fn epoch_receipt(facts: EpochFacts) -> EpochReceipt {
         quarantined.pop_first();
     }
     // A number that was declared void and came all the same is what it is: registered.
-    let void = without(&facts.void, &facts.registered);
+    let void = facts.void.without(&facts.registered);
     EpochReceipt { registered: facts.registered, highest: facts.highest, quarantined, missing, void }
-}
-
-/// `set` without the numbers of `taken`.
-fn without(set: &Ranges, taken: &Ranges) -> Ranges {
-    let mut rest = Ranges::new();
-    for (mut first, last) in set.iter() {
-        for (a, b) in taken.iter().filter(|&(a, b)| b >= first && a <= last).collect::<Vec<_>>() {
-            if a > first {
-                rest.insert_range(first, a - 1);
-            }
-            first = first.max(b.saturating_add(1));
-        }
-        rest.insert_range(first, last);
-    }
-    rest
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use tributary_contract::id::GatewayId;
 use tributary_contract::key::Prefix;
+use tributary_contract::receipt::Receipt;
 use tributary_contract::time::Timestamp;
 
 use super::receipt;
@@ -10,7 +11,7 @@ use crate::bucket::{Bucket, BucketError, Extent, Got, Put, When};
 use crate::dedupe::{DueReceipt, LedgerError, LedgerHandle};
 
 /// The longest receipt that is read back.
-const MAX_BYTES: u64 = 16 << 20;
+pub const MAX_BYTES: u64 = 16 << 20;
 /// How often a write that lost a race is tried within one pass.
 const ATTEMPTS: usize = 4;
 
@@ -68,19 +69,20 @@ async fn rise_above(
     key: &str,
     gateway: &GatewayId,
 ) -> Result<Option<String>, WriteError> {
-    let (revision, etag) = match bucket.get(key, Extent::Whole { limit: MAX_BYTES }).await? {
-        Got::Object(object) => (revision_of(&object.bytes), Some(object.etag)),
+    let (bytes, etag) = match bucket.get(key, Extent::Whole { limit: MAX_BYTES }).await? {
+        Got::Object(object) => (object.bytes, Some(object.etag)),
         // Too large to be a receipt of any receiver; it is replaced as a damaged one is.
-        Got::TooLarge { .. } => (0, bucket.head(key).await?),
+        Got::TooLarge { .. } => (Bytes::new(), bucket.head(key).await?),
         Got::Absent => return Ok(None),
     };
-    let (of, seen) = (gateway.clone(), etag.clone());
-    ledger.call(move |l| l.raise_revision(&of, revision, seen.as_deref())).await?;
+    let epochs = Receipt::from_json(&bytes, gateway).map(|r| r.epochs).unwrap_or_default();
+    let (of, seen, revision) = (gateway.clone(), etag.clone(), revision_of(&bytes));
+    ledger.call(move |l| l.raise_revision(&of, revision, seen.as_deref(), &epochs)).await?;
     Ok(etag)
 }
 
 /// The revision of a receipt of any format version; 0 if it can't be found.
-fn revision_of(json: &[u8]) -> u64 {
+pub fn revision_of(json: &[u8]) -> u64 {
     let document = serde_json::from_slice::<serde_json::Value>(json).unwrap_or_default();
     document.get("revision").and_then(serde_json::Value::as_u64).unwrap_or_default()
 }

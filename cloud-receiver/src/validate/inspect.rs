@@ -75,16 +75,44 @@ pub enum Footer {
 
 /// Reads the footer of an object that was checked before, if it still has that etag.
 pub async fn footer(bucket: &dyn Bucket, object_key: &str, etag: &str) -> Result<Footer, BucketError> {
+    Ok(match read_footer(bucket, object_key, Some(etag)).await? {
+        Latest::Read(footer) => Footer::Read(footer),
+        Latest::Unreadable(_) | Latest::Gone => Footer::Gone,
+    })
+}
+
+/// The footer of whatever lies at a key.
+#[derive(Debug)]
+pub enum Latest {
+    /// The footer.
+    Read(Arc<ParquetMetaData>),
+    /// There is an object, and its footer can't be read.
+    Unreadable(String),
+    /// There is none.
+    Gone,
+}
+
+/// Reads the footer of the object at `object_key`, whichever it is.
+pub async fn latest_footer(bucket: &dyn Bucket, object_key: &str) -> Result<Latest, BucketError> {
+    read_footer(bucket, object_key, None).await
+}
+
+async fn read_footer(
+    bucket: &dyn Bucket,
+    object_key: &str,
+    etag: Option<&str>,
+) -> Result<Latest, BucketError> {
     let mut bytes = TAIL_BYTES;
     loop {
         let object = match bucket.get(object_key, Extent::Tail { bytes }).await? {
-            Got::Object(object) if object.etag == etag => object,
-            Got::Object(_) | Got::Absent | Got::TooLarge { .. } => return Ok(Footer::Gone),
+            Got::Object(object) if etag.is_none_or(|etag| etag == object.etag) => object,
+            Got::Object(_) | Got::Absent | Got::TooLarge { .. } => return Ok(Latest::Gone),
         };
         match content::read_footer(&object.bytes) {
-            Ok(Ok(footer)) => return Ok(Footer::Read(footer)),
+            Ok(Ok(footer)) => return Ok(Latest::Read(footer)),
             Ok(Err(needed)) if needed > bytes && needed <= MAX_FOOTER_BYTES => bytes = needed,
-            Ok(Err(_)) | Err(_) => return Ok(Footer::Gone),
+            Ok(Err(needed)) => return Ok(Latest::Unreadable(format!("its footer claims {needed} bytes"))),
+            Err(why) => return Ok(Latest::Unreadable(why)),
         }
     }
 }
