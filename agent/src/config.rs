@@ -143,6 +143,8 @@ pub struct Buffer {
     pub max_bytes: u64,
     /// Bytes that must stay free on its file system.
     pub min_free: u64,
+    /// Bytes of a file that is given up when the disk is full, so that there is room to make room; 0 for none.
+    pub ballast: u64,
     /// How long a message may wait for its commit, microseconds.
     pub commit_interval: i64,
     /// When readings may go.
@@ -243,6 +245,7 @@ impl Default for Buffer {
         Self {
             max_bytes: 1 << 30,
             min_free: 256 << 20,
+            ballast: 8 << 20,
             commit_interval: SECOND,
             release_on: ReleaseOn::Registered,
             dedupe_window: HOUR,

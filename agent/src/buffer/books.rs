@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tributary_contract::counters::{Counters, MessageCounters};
+use tributary_contract::range::Ranges;
 use tributary_contract::reject::RejectReason;
 
 use super::varint::{self, Reader, Short};
@@ -24,7 +25,19 @@ pub struct Books {
     pub segments_delivered: u64,
     /// Segments known in the table.
     pub segments_registered: u64,
+    /// Ids of batches that were deleted, in whatever epoch: their rows have ended, so that what is left of them on a
+    /// damaged disk must not come back.
+    #[serde(skip_serializing_if = "Ranges::is_empty")]
+    pub gone: Ranges,
+    /// Whether these books were lost and begun anew: numbers may be in use that they don't know.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rebuilt: bool,
 }
+
+/// In a batch's head, ids of deleted batches stand among the reasons for rejects, under a name that is none.
+const GONE: &[u8] = b"-gone";
+/// So many ranges of ids at most. What is left out may come back, marked, where a damage is bad enough.
+const GONE_RANGES: usize = 32;
 
 impl Books {
     /// What a batch carries: everything that ingest counts.
@@ -35,6 +48,16 @@ impl Books {
         for (reason, count) in &self.rejected {
             varint::put_bytes(&mut out, reason.code().as_bytes());
             varint::put(&mut out, *count);
+        }
+        if !self.gone.is_empty() {
+            let mut ranges = Vec::new();
+            for (first, last) in self.gone.iter().take(GONE_RANGES) {
+                varint::put(&mut ranges, first);
+                varint::put(&mut ranges, last - first);
+            }
+            varint::put_bytes(&mut out, GONE);
+            varint::put(&mut out, ranges.len() as u64);
+            out.extend(ranges);
         }
         out
     }
@@ -59,6 +82,15 @@ impl Books {
         while r.left() > 0 {
             let code = r.bytes()?;
             let count = r.unsigned()?;
+            if code == GONE {
+                let length = usize::try_from(count).map_err(|_| Short)?;
+                let mut ranges = Reader::new(r.take(length)?);
+                while ranges.left() > 0 {
+                    let first = ranges.unsigned()?;
+                    self.gone.insert_range(first, first.saturating_add(ranges.unsigned()?));
+                }
+                continue;
+            }
             // A reason that this version doesn't know stays in the total.
             if let Some(reason) = str::from_utf8(code).ok().and_then(RejectReason::from_code) {
                 let mine = self.rejected.entry(reason).or_default();
@@ -94,6 +126,8 @@ mod tests {
         books.counters.readings.journaled = 40;
         books.redelivered = [1, 2];
         books.rejected.insert(RejectReason::Malformed, 2);
+        books.gone.insert_range(1, 90_000);
+        books.gone.insert_range(90_002, 90_007);
         let head = books.head();
         let mut read = Books::default();
         read.take_head(&head).unwrap();

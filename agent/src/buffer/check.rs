@@ -4,14 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params, params_from_iter};
-use tributary_contract::id::{Epoch, GatewayId};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
+use tributary_contract::id::{Epoch, GatewayId, Number};
+use tributary_contract::series::SeriesId;
+use tributary_contract::time::Timestamp;
 
 use super::bits::RowSet;
 use super::block;
 use super::error::BufferError;
+use super::files::Files;
 use super::journal::{MARK_COLUMNS, Mark, STORED_COLUMNS, Stored};
-use super::{corrupt, epoch, open, outbox, rejects};
+use super::lease::Lease;
+use super::row::SeriesEntry;
+use super::sums::{self, Part};
+use super::{EpochBook, corrupt, epoch, journal, open, outbox, rejects, uint};
 
 /// A row that can't be read.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +34,62 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What a look found.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// Rows that can't be read.
+    pub faults: Vec<Fault>,
+    /// Series of readings that nothing names, with their event times.
+    nameless: BTreeMap<u32, (Timestamp, Timestamp)>,
+    /// Ordinals of batches whose epoch nothing names.
+    epochless: BTreeSet<u32>,
+}
+
+/// What stands beside the database and helps where it has forgotten.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'a> {
+    /// The folder.
+    pub files: &'a Files,
+    /// The lease, if it can be read.
+    pub lease: Option<&'a Lease>,
+}
+
+impl Beside<'_> {
+    /// Which epoch an ordinal stands for, and the highest number that may be in use in it.
+    fn name(&self, ordinal: u32) -> Result<(Epoch, u64), BufferError> {
+        match self.lease.filter(|l| l.ordinal == ordinal) {
+            Some(lease) => Ok((lease.epoch, lease.number_end.saturating_sub(1))),
+            None => Ok((Epoch(self.files.random()?), 0)),
+        }
+    }
+}
+
+/// What readings are put under whose series is lost: they are still readings.
+const UNKNOWN: &str = "unknown";
+
+impl Looked {
+    /// Whether everything is as it should be.
+    pub(super) fn is_well(&self) -> bool {
+        self.faults.is_empty() && self.nameless.is_empty() && self.epochless.is_empty()
+    }
+
+    /// In a sentence.
+    pub(super) fn why(&self) -> String {
+        match self.faults.first() {
+            Some(first) => format!("{} rows of the database are damaged, first {first}", self.faults.len()),
+            None => format!(
+                "names are lost of {} series and {} epochs",
+                self.nameless.len(),
+                self.epochless.len()
+            ),
+        }
+    }
+}
+
 /// Reads every row as it will be read later, and tells those with which that fails.
-pub(super) fn faults(sql: &Connection, gateway: &GatewayId) -> Result<Vec<Fault>, BufferError> {
+pub(super) fn look(sql: &Connection, gateway: &GatewayId) -> Result<Looked, BufferError> {
+    let mut nameless: BTreeMap<u32, (Timestamp, Timestamp)> = BTreeMap::new();
+    let mut epochless: BTreeSet<u32> = BTreeSet::new();
     let mut epochs: BTreeMap<u32, Epoch> = BTreeMap::new();
     let mut series: BTreeSet<u32> = BTreeSet::new();
     let mut batches: BTreeMap<i64, u32> = BTreeMap::new();
@@ -48,11 +108,11 @@ pub(super) fn faults(sql: &Connection, gateway: &GatewayId) -> Result<Vec<Fault>
         let stored = Stored::read(r)?;
         let rows = stored.rows()?;
         if !epochs.contains_key(&stored.span.epoch) {
-            return Err(corrupt("epoch of a batch")(stored.span.epoch.to_string()));
+            epochless.insert(stored.span.epoch);
         }
-        // Without its series a reading is a number that means nothing.
-        if let Some(row) = rows.iter().find(|row| !series.contains(&row.series)) {
-            return Err(corrupt("series of a reading")(row.series.to_string()));
+        for row in rows.iter().filter(|row| !series.contains(&row.series)) {
+            let span = nameless.entry(row.series).or_insert((row.ts, row.ts));
+            *span = (span.0.min(row.ts), span.1.max(row.ts));
         }
         batches.insert(stored.span.id, stored.span.rows);
         Ok(())
@@ -67,8 +127,9 @@ pub(super) fn faults(sql: &Connection, gateway: &GatewayId) -> Result<Vec<Fault>
     each(sql, "outbox", outbox::COLUMNS, &["epoch", "number"], &mut out, |r| {
         outbox::read_entry(r, gateway, |ordinal| epochs.get(&ordinal).copied()).map(|_| ())
     })?;
-    each(sql, "segment_rows", "batch, rows", &["epoch", "number", "batch"], &mut out, |r| {
-        let (batch, rows): (i64, Vec<u8>) = (r.get(0)?, r.get(1)?);
+    each(sql, "state", "gateway, fingerprint, opened, version, crc", &["id"], &mut out, read_state)?;
+    each(sql, "segment_rows", outbox::ROWS_COLUMNS, &["epoch", "number", "batch"], &mut out, |r| {
+        let (batch, rows) = outbox::read_rows(r)?;
         let of = batches.get(&batch).copied().unwrap_or(block::MAX_ROWS as u32);
         RowSet::decode(&rows, of).map_err(|e| corrupt("rows of a segment")(e.to_string()))?;
         Ok(())
@@ -83,7 +144,14 @@ pub(super) fn faults(sql: &Connection, gateway: &GatewayId) -> Result<Vec<Fault>
         let _: (String, Vec<u8>) = (r.get(0)?, r.get(1)?);
         Ok(())
     })?;
-    Ok(out)
+    Ok(Looked { faults: out, nameless, epochless })
+}
+
+/// Reads `gateway, fingerprint, opened, version, crc` of the one row of `state`.
+pub(super) fn read_state(r: &Row<'_>) -> Result<(), BufferError> {
+    let (gateway, fingerprint): (String, String) = (r.get(0)?, r.get(1)?);
+    let parts = [Part::Text(&gateway), Part::Text(&fingerprint), Part::Int(r.get(2)?), Part::Int(r.get(3)?)];
+    sums::verify("state", r, 4, &parts)
 }
 
 fn each(
@@ -109,23 +177,37 @@ fn each(
 
 /// Takes the faulty rows out, and with them what hangs on them, in one transaction with the doubt that makes the next
 /// step a new epoch. A segment whose row goes is adopted again from its file; bitmaps are made again from what segments
-/// that aren't registered yet hold.
-pub(super) fn repair(sql: &Connection, faults: &[Fault], why: &str) -> Result<(), BufferError> {
-    if faults.is_empty() {
+/// that aren't registered yet hold. Series and epochs that nothing names get a name that says so.
+pub(super) fn repair(
+    sql: &Connection,
+    found: &Looked,
+    why: &str,
+    beside: Beside<'_>,
+) -> Result<(), BufferError> {
+    if found.is_well() {
         return Ok(());
     }
     let tx = sql.unchecked_transaction()?;
-    for Fault { table, key, values, .. } in faults {
+    for Fault { table, key, values, .. } in &found.faults {
         let same = key.iter().map(|k| format!("{k} IS ?")).collect::<Vec<_>>().join(" AND ");
         tx.execute(&format!("DELETE FROM {table} WHERE {same}"), params_from_iter(values))?;
     }
-    tx.execute("DELETE FROM batch WHERE epoch NOT IN (SELECT ordinal FROM epoch)", [])?;
+    for ordinal in &found.epochless {
+        let (epoch, last) = beside.name(*ordinal)?;
+        let mut book = EpochBook::new(*ordinal, epoch);
+        (book.books.rebuilt, book.last_number) = (true, last);
+        book.save(&tx)?;
+    }
+    for (key, (first_ts, last_ts)) in &found.nameless {
+        journal::save_series(&tx, &nameless(*key, *first_ts, *last_ts), 0)?;
+    }
     tx.execute("DELETE FROM outbox WHERE epoch NOT IN (SELECT ordinal FROM epoch)", [])?;
     tx.execute("DELETE FROM mark WHERE batch NOT IN (SELECT id FROM batch)", [])?;
     let mut again: BTreeMap<i64, Mark> = BTreeMap::new();
     {
         let mut select = tx.prepare(
-            "SELECT s.batch, b.rows, s.rows FROM segment_rows s JOIN batch b ON b.id = s.batch
+            "SELECT s.batch, b.rows, s.rows FROM segment_rows s
+             JOIN batch b ON b.id = s.batch AND b.epoch = s.epoch
              WHERE s.batch NOT IN (SELECT batch FROM mark)",
         )?;
         let mut found = select.query([])?;
@@ -137,9 +219,73 @@ pub(super) fn repair(sql: &Connection, faults: &[Fault], why: &str) -> Result<()
         }
     }
     again.iter().try_for_each(|(batch, mark)| mark.save(&tx, *batch))?;
+    let unsure =
+        found.faults.iter().filter(|f| f.table == "segment_rows").filter_map(|f| match &f.values[..] {
+            [Value::Integer(epoch), Value::Integer(number), _] => Some((*epoch, *number)),
+            _ => None,
+        });
+    forget(&tx, &unsure.collect(), beside.files)?;
     tx.execute(
         "INSERT OR REPLACE INTO setting (key, value) VALUES (?1, ?2)",
         params![open::DOUBT, why.as_bytes()],
     )?;
     Ok(tx.commit()?)
+}
+
+/// Forgets segments of readings of which it isn't known any more which rows they hold: those that have a file are adopted
+/// again from it.
+pub(super) fn forget_unsure(sql: &Connection, files: &Files) -> Result<(), BufferError> {
+    let mut held: BTreeMap<(i64, i64), u64> = BTreeMap::new();
+    {
+        let mut select = sql.prepare(&format!("SELECT {} FROM segment_rows", outbox::ROWS_COLUMNS))?;
+        let mut found = select.query([])?;
+        while let Some(r) = found.next()? {
+            let (_, rows) = outbox::read_rows(r)?;
+            let rows = RowSet::decode(&rows, block::MAX_ROWS as u32).map_or(0, |set| u64::from(set.len()));
+            *held.entry((r.get(0)?, r.get(1)?)).or_default() += rows;
+        }
+    }
+    let unsure: BTreeSet<(i64, i64)> = {
+        let mut select = sql.prepare(
+            "SELECT epoch, number, rows FROM outbox
+             WHERE tbl = 'readings' AND state NOT IN ('released', 'superseded', 'quarantined')",
+        )?;
+        let found = select.query_map([], |r| Ok(((r.get(0)?, r.get(1)?), uint(r.get(2)?))))?;
+        let found: Vec<_> = found.collect::<Result<_, _>>()?;
+        found.into_iter().filter(|(id, rows)| held.get(id) != Some(rows)).map(|(id, _)| id).collect()
+    };
+    let tx = sql.unchecked_transaction()?;
+    forget(&tx, &unsure, files)?;
+    Ok(tx.commit()?)
+}
+
+fn forget(tx: &Connection, segments: &BTreeSet<(i64, i64)>, files: &Files) -> Result<(), BufferError> {
+    for (ordinal, number) in segments {
+        let epoch: Option<String> =
+            tx.query_row("SELECT epoch FROM epoch WHERE ordinal = ?1", [ordinal], |r| r.get(0)).optional()?;
+        let epoch = epoch.and_then(|e| e.parse().ok());
+        let (Some(epoch), Ok(name)) = (epoch, Number::new(uint(*number))) else { continue };
+        if files.segment(epoch, name).exists() {
+            tx.execute("DELETE FROM outbox WHERE epoch = ?1 AND number = ?2", [ordinal, number])?;
+            tx.execute("DELETE FROM segment_rows WHERE epoch = ?1 AND number = ?2", [ordinal, number])?;
+        }
+    }
+    Ok(())
+}
+
+fn nameless(key: u32, first_ts: Timestamp, last_ts: Timestamp) -> SeriesEntry {
+    let metric = format!("series-{key}");
+    SeriesEntry {
+        key,
+        id: SeriesId::of(UNKNOWN, &metric, &Default::default()),
+        namespace: Default::default(),
+        source: UNKNOWN.into(),
+        device: UNKNOWN.into(),
+        metric,
+        tags: Default::default(),
+        unit: None,
+        value_type: "mixed",
+        first_ts,
+        last_ts,
+    }
 }

@@ -18,6 +18,7 @@ use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
 use super::row::{GapRow, Row, SeriesEntry};
+use super::sums::{self, Part};
 use super::{Buffer, EpochBook, rejects, uint};
 
 /// Rows of one batch of those that a move writes.
@@ -120,7 +121,8 @@ impl Buffer {
     /// The database first, then the lease: in between nothing was given out in the new epoch.
     pub(super) fn begin_epoch(&mut self, why: &str, torn: bool, now: Timestamp) -> Result<(), BufferError> {
         let ordinal = self.current.ordinal.max(self.lease.now().ordinal) + 1;
-        let next = EpochBook::new(ordinal, Epoch(self.files.random()?));
+        let mut next = EpochBook::new(ordinal, Epoch(self.files.random()?));
+        next.books.gone = self.current.books.gone.clone();
         let newest = self.newest_commit()?.unwrap_or(now);
         let gaps = if torn {
             torn_gaps(self.dictionary.namespaces(), next.epoch, newest, now, why)
@@ -152,6 +154,7 @@ impl Buffer {
     pub(super) fn write_lease(&mut self) -> Result<(), BufferError> {
         let mut lease = Lease::new(self.gateway.clone(), self.current.epoch, self.current.ordinal);
         let old = self.lease.now();
+        lease.opened = old.opened;
         let same = old.epoch == lease.epoch;
         lease.seq_end = if same { old.seq_end.max(self.next_seq) } else { self.next_seq };
         lease.number_end = if same { old.number_end.max(self.next_number) } else { self.next_number };
@@ -205,7 +208,14 @@ impl Buffer {
         })?;
         (self.current, self.older) = (current, older);
         self.settled = true;
-        self.load()
+        self.load()?;
+        self.tail.note(self.newest_batch()?);
+        Ok(())
+    }
+
+    /// The id of the newest batch; 0 if there is none.
+    pub(super) fn newest_batch(&self) -> Result<i64, BufferError> {
+        Ok(self.sql.query_row("SELECT coalesce(max(id), 0) FROM batch", [], |r| r.get(0))?)
     }
 
     fn moving<'a>(&self, tx: &'a Connection, book: &'a mut EpochBook, now: Timestamp) -> Move<'a> {
@@ -293,6 +303,9 @@ impl Buffer {
         self.spans = Default::default();
         self.load_dictionary()?;
         let mut partly = Vec::new();
+        // Salvage passes over ids of deleted batches: none of them may be given again.
+        let deleted = self.older.values().chain([&self.current]).filter_map(|b| b.books.gone.last()).max();
+        self.next_batch = self.next_batch.max(super::int(deleted.unwrap_or(0).saturating_add(1)));
         {
             let sql =
                 "SELECT id, epoch, first_seq, b.rows, min_ts, max_ts, min_received, committed_at, m.waiting
@@ -302,7 +315,7 @@ impl Buffer {
             while let Some(row) = found.next()? {
                 let span = super::journal::read_span(row)?;
                 let waits = row.get::<_, Option<i64>>(8)?.map_or(u64::from(span.rows), uint);
-                self.next_batch = self.next_batch.max(span.id + 1);
+                self.next_batch = self.next_batch.max(span.id.saturating_add(1));
                 self.spans.add(&span);
                 if span.epoch == self.current.ordinal {
                     self.next_seq = self.next_seq.max(span.first_seq + u64::from(span.rows));
@@ -341,27 +354,32 @@ impl Buffer {
     }
 }
 
-pub(super) const SERIES_COLUMNS: &str =
-    "key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in, sealed_in";
+pub(super) const SERIES_COLUMNS: &str = "key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in, sealed_in, crc";
 
 /// A series as stored, with the last epochs that saw and that told it.
 pub(super) type StoredSeries = (SeriesEntry, u32, Option<u32>);
 
 /// Reads a row of [`SERIES_COLUMNS`].
 pub(super) fn read_series_row(r: &rusqlite::Row<'_>) -> Result<StoredSeries, BufferError> {
+    let (namespace, source): (String, String) = (r.get(1)?, r.get(2)?);
     let (device, metric, tags): (String, String, String) = (r.get(3)?, r.get(4)?, r.get(5)?);
+    let unit: Option<String> = r.get(6)?;
+    let parts = [&namespace, &source, &device, &metric, &tags].map(|t| Part::Text(t));
+    let [a, b, c, d, e] = parts;
+    let all = [Part::Int(r.get(0)?), a, b, c, d, e, Part::Maybe(unit.as_deref())];
+    sums::verify("series", r, 12, &all)?;
     let tags: Tags = serde_json::from_str(&tags).map_err(|_| super::corrupt("tags")(tags))?;
     let kind: String = r.get(7)?;
     let kinds = ["double", "long", "boolean", "string", "mixed"];
     let entry = SeriesEntry {
         key: r.get(0)?,
         id: SeriesId::of(&device, &metric, &tags),
-        namespace: r.get::<_, String>(1)?.parse()?,
-        source: r.get(2)?,
+        namespace: namespace.parse()?,
+        source,
         device,
         metric,
         tags,
-        unit: r.get(6)?,
+        unit,
         value_type: kinds
             .into_iter()
             .find(|k| *k == kind)

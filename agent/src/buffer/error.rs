@@ -107,6 +107,15 @@ pub enum BufferError {
 }
 
 impl BufferError {
+    /// Whether the disk had no room for it: once there is some, the same may succeed.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => super::ballast::is_full(source),
+            Self::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+
     /// Whether memory and disk may disagree now: the buffer refuses everything until it is opened again.
     pub const fn poisons(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,12 +34,12 @@ const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Files {
-    /// Makes the folder if need be and locks it; refuses when another process has it.
+    /// Makes the folder if need be and locks it; refuses when another process has it. The lock is on the folder itself:
+    /// there is no file that could stay behind, be another user's, or be restored with an image.
     pub fn lock(dir: &Path, faults: Arc<dyn Faults>) -> Result<Self, OpenError> {
         fs::create_dir_all(dir.join("segments")).map_err(io(format!("can't make {}", dir.display())))?;
-        let path = dir.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let lock = lock.map_err(io(format!("can't open {}", path.display())))?;
+        let path = dir.to_owned();
+        let lock = File::open(&path).map_err(io(format!("can't open {}", path.display())))?;
         // One that is just ending may hold it a moment longer.
         for _ in 0..LOCK_TRIES {
             match lock.try_lock() {
@@ -91,9 +92,24 @@ impl Files {
         }
     }
 
+    /// The first bytes of a file, at most `length`; none if it isn't there.
+    pub fn head(&self, path: &Path, length: u64) -> Result<Vec<u8>, BufferError> {
+        use std::io::Read as _;
+        let what = || io(format!("can't read {}", path.display()));
+        let mut head = Vec::new();
+        match File::open(path) {
+            Ok(file) => file.take(length).read_to_end(&mut head).map_err(what())?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(what()(e)),
+        };
+        Ok(head)
+    }
+
     /// Writes `bytes` to `path` with `.tmp` behind it and syncs them; [`Files::appear`] is the second half.
     pub fn prepare(&self, path: &Path, bytes: &[u8]) -> Result<(), BufferError> {
         let tmp = temporary(path);
+        // One that was left behind may be anybody's.
+        self.remove(&tmp)?;
         let write = || {
             let mut file = File::create(&tmp)?;
             file.write_all(bytes)?;
@@ -138,19 +154,65 @@ impl Files {
         Ok(found)
     }
 
+    /// Makes a file one that may be read and written, if it is there: by its mode, else as a copy of itself, else by
+    /// setting it aside unread. Tells what had to be done.
+    pub fn own(&self, path: &Path, stamp: i64) -> Result<Option<String>, BufferError> {
+        let usable = || OpenOptions::new().read(true).write(true).open(path).map(|_| ());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let why = match usable() {
+            Ok(()) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory) => e,
+            Err(e) => return Err(io(format!("can't open {}", path.display()))(e)),
+        };
+        let mode = fs::Permissions::from_mode(0o600);
+        if fs::set_permissions(path, mode).and_then(|()| usable()).is_ok() {
+            return Ok(Some(format!("{name} could not be written ({why}): its mode was mended")));
+        }
+        let copy = temporary(path);
+        self.remove(&copy)?;
+        if fs::copy(path, &copy).is_ok()
+            && fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).is_ok()
+            && File::open(&copy).and_then(|f| f.sync_all()).is_ok()
+        {
+            self.appear(path)?;
+            return Ok(Some(format!("{name} belongs to someone else ({why}): it was copied")));
+        }
+        self.remove(&copy)?;
+        let folder = self.aside_folder(stamp)?;
+        let to = folder.join(&*name);
+        fs::rename(path, &to).map_err(io(format!("can't set {} aside", path.display())))?;
+        sync_parent(&to)?;
+        sync_parent(path)?;
+        Ok(Some(format!("{name} can't be read ({why}): it was set aside in {}", folder.display())))
+    }
+
+    /// The note of the newest batch.
+    pub fn tail(&self) -> PathBuf {
+        self.dir.join("tail")
+    }
+
     /// Where a salvaged database is built, and where it lies once it is whole.
     pub fn salvage(&self) -> (PathBuf, PathBuf) {
         (self.dir.join("buffer.db.new"), self.dir.join("buffer.db.salvaged"))
     }
 
-    /// Copies database and log into a new folder below `aside/`.
-    pub fn aside(&self, stamp: i64) -> Result<PathBuf, BufferError> {
+    /// A new folder below `aside/`.
+    fn aside_folder(&self, stamp: i64) -> Result<PathBuf, BufferError> {
         let parent = self.dir.join("aside");
         let what = || io(format!("can't set files aside in {}", parent.display()));
         fs::create_dir_all(&parent).map_err(what())?;
         let mut names = (0u64..).map(|n| parent.join(format!("{stamp}-{n}")));
         let folder = names.find(|path| !path.exists()).unwrap_or_else(|| parent.clone());
         fs::create_dir(&folder).map_err(what())?;
+        Ok(folder)
+    }
+
+    /// Copies database and log into a new folder below `aside/`.
+    pub fn aside(&self, stamp: i64) -> Result<PathBuf, BufferError> {
+        let folder = self.aside_folder(stamp)?;
+        let parent = self.dir.join("aside");
+        let what = || io(format!("can't set files aside in {}", parent.display()));
         for (path, name) in [(self.database(), "buffer.db"), (self.wal(), "buffer.db-wal")] {
             if path.exists() {
                 fs::copy(&path, folder.join(name)).map_err(what())?;

@@ -12,6 +12,7 @@ use super::bits::RowSet;
 use super::dictionary::{Ident, widen};
 use super::error::BufferError;
 use super::row::{BatchSpan, GapRow, Row, SeriesEntry};
+use super::sums::{self, Part};
 use super::{Buffer, block, int, uint};
 use crate::reading::{Accepted, Reading, Rejected};
 
@@ -287,9 +288,18 @@ pub(super) fn load_batch(sql: &Connection, id: i64) -> Result<Stored, BufferErro
 pub(super) fn save_series(sql: &Connection, e: &SeriesEntry, seen_in: u32) -> Result<(), BufferError> {
     let tags = serde_json::to_string(&e.tags)
         .map_err(|e| BufferError::Corrupt(format!("tags can't be written: {e}")))?;
+    let crc = sums::sum(&[
+        Part::Int(i64::from(e.key)),
+        Part::Text(e.namespace.as_str()),
+        Part::Text(&e.source),
+        Part::Text(&e.device),
+        Part::Text(&e.metric),
+        Part::Text(&tags),
+        Part::Maybe(e.unit.as_deref()),
+    ]);
     sql.prepare_cached(
-        "INSERT INTO series (key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+        "INSERT INTO series (key, namespace, source, device, metric, tags, unit, value_type, first_ts, last_ts, seen_in, crc)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT (key) DO UPDATE SET value_type = ?8, first_ts = ?9, last_ts = ?10, seen_in = ?11, sealed_in = NULL",
     )?
     .execute(params![
@@ -304,6 +314,7 @@ pub(super) fn save_series(sql: &Connection, e: &SeriesEntry, seen_in: u32) -> Re
         e.first_ts.0,
         e.last_ts.0,
         seen_in,
+        crc,
     ])?;
     Ok(())
 }
@@ -372,6 +383,7 @@ impl Buffer {
         self.rejects = folding;
         folded?;
         self.current.books = books;
+        self.tail.note(self.next_batch);
         self.next_seq = end;
         self.next_batch += 1;
         series.into_values().for_each(|entry| self.dictionary.put(entry, ordinal, true));

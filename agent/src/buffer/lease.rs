@@ -1,8 +1,8 @@
 //! The lease: what a second small file remembers, so that no seq and no number is used twice whatever the database lost.
 //!
 //! Lines of text, each behind the CRC-32 of the rest of it. The first names gateway, epoch and ordinal; `lease` says
-//! below which seq and number everything may be in use, `segment` a segment about to appear, `clean` where to go on
-//! after a clean stop. A last line without its end was being written when power went and is ignored; anything else
+//! below which seq and number everything may be in use, `segment` a segment about to appear, `opened` how often the
+//! database was opened, `clean` where to go on after a clean stop. A last line without its end was being written when power went and is ignored; anything else
 //! that is wrong makes the whole file unbelievable.
 
 use std::collections::BTreeMap;
@@ -49,8 +49,21 @@ pub struct Lease {
     pub number_end: u64,
     /// Segments that were about to appear, by epoch and number.
     pub segments: BTreeMap<(Epoch, u64), Named>,
-    /// After a clean stop: the next seq and number.
-    pub clean: Option<(u64, u64)>,
+    /// How often the database had been opened when it was last known to be ours; 0 if that isn't known.
+    pub opened: u64,
+    /// After a clean stop: where to go on.
+    pub clean: Option<Clean>,
+}
+
+/// Where to go on after a clean stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clean {
+    /// The next seq.
+    pub seq: u64,
+    /// The next number.
+    pub number: u64,
+    /// The next batch: tells an older copy of the database. None in a lease of an older version.
+    pub batch: Option<u64>,
 }
 
 /// Why a lease can't be believed.
@@ -66,7 +79,8 @@ pub struct LeaseError {
 impl Lease {
     /// A lease of a new epoch in which nothing is in use.
     pub const fn new(gateway: GatewayId, epoch: Epoch, ordinal: u32) -> Self {
-        Self { gateway, epoch, ordinal, seq_end: 1, number_end: 1, segments: BTreeMap::new(), clean: None }
+        let segments = BTreeMap::new();
+        Self { gateway, epoch, ordinal, seq_end: 1, number_end: 1, segments, opened: 0, clean: None }
     }
 
     /// The whole file.
@@ -77,8 +91,11 @@ impl Lease {
         for ((epoch, number), named) in &self.segments {
             out += &segment_line(*epoch, *number, named);
         }
-        if let Some((seq, number)) = self.clean {
-            out += &clean_line(seq, number);
+        if self.opened > 0 {
+            out += &opened_line(self.opened);
+        }
+        if let Some(clean) = self.clean {
+            out += &clean_line(clean);
         }
         out
     }
@@ -118,8 +135,14 @@ impl Lease {
                     lease.segments.insert((epoch, number), Named { digest, namespace, table, day });
                     lease.clean = None;
                 }
-                (Some(lease), ["clean", seq, number]) => {
-                    lease.clean = Some(pair(seq, number).ok_or(wrong("its ends are no numbers"))?);
+                (Some(lease), ["opened", times]) => {
+                    lease.opened = times.parse().map_err(|_| wrong("its count is no number"))?;
+                }
+                (Some(lease), ["clean", seq, number, rest @ ..]) if rest.len() < 2 => {
+                    let (seq, number) = pair(seq, number).ok_or(wrong("its ends are no numbers"))?;
+                    let batch = rest.first().map(|batch| batch.parse()).transpose();
+                    let batch = batch.map_err(|_| wrong("its batch is no number"))?;
+                    lease.clean = Some(Clean { seq, number, batch });
                 }
                 _ => return Err(wrong("it is of no known kind")),
             }
@@ -152,8 +175,16 @@ pub fn segment_line(epoch: Epoch, number: u64, named: &Named) -> String {
 }
 
 /// The line of a clean stop.
-pub fn clean_line(next_seq: u64, next_number: u64) -> String {
-    line(format_args!("clean {next_seq} {next_number}"))
+pub fn clean_line(Clean { seq, number, batch }: Clean) -> String {
+    match batch {
+        Some(batch) => line(format_args!("clean {seq} {number} {batch}")),
+        None => line(format_args!("clean {seq} {number}")),
+    }
+}
+
+/// The line that tells how often the database was opened.
+pub fn opened_line(times: u64) -> String {
+    line(format_args!("opened {times}"))
 }
 
 #[cfg(test)]
@@ -176,9 +207,12 @@ mod tests {
     #[test]
     fn a_lease_reads_back_and_a_clean_stop_counts_only_as_its_last_line() {
         let mut lease = sample();
-        lease.clean = Some((1500, 6));
+        lease.opened = 7;
+        for batch in [None, Some(90)] {
+            lease.clean = Some(Clean { seq: 1500, number: 6, batch });
+            assert_eq!(Lease::parse(lease.to_text().as_bytes()), Ok(lease.clone()));
+        }
         let text = lease.to_text();
-        assert_eq!(Lease::parse(text.as_bytes()), Ok(lease.clone()));
         let more = text + &segment_line(Epoch(7), 6, &named(b"c"));
         assert_eq!(Lease::parse(more.as_bytes()).unwrap().clean, None);
     }

@@ -8,7 +8,7 @@ use tributary_contract::id::Epoch;
 
 use super::error::{BufferError, io};
 use super::files::Files;
-use super::lease::{self, Lease, Named};
+use super::lease::{self, Clean, Lease, Named};
 
 /// Seqs leased at a time: a sync more per so many readings.
 pub const SEQ_BLOCK: u64 = 1 << 20;
@@ -89,8 +89,15 @@ impl LeaseFile {
     }
 
     /// Marks a clean stop.
-    pub fn stop(&mut self, files: &Files, next_seq: u64, next_number: u64) -> Result<(), BufferError> {
-        self.append(files, &lease::clean_line(next_seq, next_number))
+    pub fn stop(&mut self, files: &Files, clean: Clean) -> Result<(), BufferError> {
+        self.append(files, &lease::clean_line(clean))
+    }
+
+    /// Notes how often the database was opened, after it says so itself.
+    pub fn opened(&mut self, files: &Files, times: u64) -> Result<(), BufferError> {
+        self.append(files, &lease::opened_line(times))?;
+        self.now.opened = times;
+        Ok(())
     }
 
     fn append(&mut self, files: &Files, text: &str) -> Result<(), BufferError> {

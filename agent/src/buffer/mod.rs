@@ -14,9 +14,12 @@
 //! behind it the segment is read back from its file or the bucket ([`Buffer::pending_readback`]) before anything else is
 //! sealed. Order of a release: one transaction, then the file; a file without a row is therefore always a segment.
 //!
+//! What lies on disk, byte by byte, and what a start does with it: `FORMAT.md`.
+//!
 //! **What is deliberately absent.** Clocks (time is an argument), channels, budgets (the pipeline asks
 //! [`Buffer::stats`]), MQTT, the bucket, and any reading of Parquet: bytes and manifests are handed in.
 
+mod ballast;
 mod bits;
 mod block;
 mod books;
@@ -28,10 +31,13 @@ mod error;
 mod faults;
 mod files;
 mod journal;
+mod leaf;
 mod lease;
 mod lease_file;
 mod open;
 mod outbox;
+mod migrate;
+mod pages;
 mod readback;
 mod rejects;
 pub mod row;
@@ -39,6 +45,8 @@ mod salvage;
 mod seal;
 mod sqlite;
 mod stats;
+mod sums;
+mod tail;
 mod thread;
 mod trim;
 mod varint;
@@ -57,6 +65,7 @@ use tributary_contract::manifest::ClosedEpoch;
 use tributary_contract::range::Ranges;
 use tributary_contract::time::Timestamp;
 
+pub use ballast::Ballast;
 pub use block::BlockError;
 pub use books::Books;
 pub use dictionary::Dictionary;
@@ -73,7 +82,10 @@ pub use thread::{BufferThread, ThreadError};
 pub use waiting::ToSeal;
 
 use files::Files;
+use lease::Clean;
 use lease_file::LeaseFile;
+use sums::Part;
+use tail::Tail;
 use waiting::Waiting;
 
 /// What the buffer must know to open.
@@ -123,6 +135,7 @@ pub struct Buffer {
     next_seq: u64,
     next_batch: i64,
     next_number: u64,
+    tail: Tail,
     poisoned: bool,
     commits: Cell<u64>,
 }
@@ -148,18 +161,23 @@ impl EpochBook {
     fn save(&self, tx: &Connection) -> Result<(), BufferError> {
         self.books.counters.check()?;
         let json = |e: serde_json::Error| BufferError::Corrupt(format!("books can't be written: {e}"));
+        let (epoch, digest) = (self.epoch.to_string(), self.last_digest.map(|d| d.to_string()));
+        let void = serde_json::to_string(&self.void).map_err(json)?;
+        let books = serde_json::to_string(&self.books).map_err(json)?;
+        let crc = sums::sum(&[
+            Part::Int(i64::from(self.ordinal)),
+            Part::Text(&epoch),
+            Part::Int(int(self.last_number)),
+            Part::Maybe(digest.as_deref()),
+            Part::Text(&void),
+            Part::Text(&books),
+        ]);
         tx.prepare_cached(
-            "INSERT INTO epoch (ordinal, epoch, last_number, last_digest, void, books) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (ordinal) DO UPDATE SET last_number = ?3, last_digest = ?4, void = ?5, books = ?6",
+            "INSERT INTO epoch (ordinal, epoch, last_number, last_digest, void, books, crc)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (ordinal) DO UPDATE SET last_number = ?3, last_digest = ?4, void = ?5, books = ?6, crc = ?7",
         )?
-        .execute(params![
-            self.ordinal,
-            self.epoch.to_string(),
-            int(self.last_number),
-            self.last_digest.map(|d| d.to_string()),
-            serde_json::to_string(&self.void).map_err(json)?,
-            serde_json::to_string(&self.books).map_err(json)?,
-        ])?;
+        .execute(params![self.ordinal, epoch, int(self.last_number), digest, void, books, crc])?;
         Ok(())
     }
 }
@@ -173,6 +191,11 @@ impl Buffer {
     /// How many epochs were before it.
     pub const fn ordinal(&self) -> u32 {
         self.current.ordinal
+    }
+
+    /// The ballast of its folder: whoever must make room on a full disk gives it up first.
+    pub fn ballast(&self) -> Ballast {
+        Ballast::of(self.files.dir())
     }
 
     /// The dictionary of series.
@@ -189,9 +212,10 @@ impl Buffer {
     pub fn stop(mut self) -> Result<(), BufferError> {
         self.guarded(|b| {
             sqlite::checkpoint(&b.sql)?;
-            let next = (b.next_seq, b.next_number);
+            let batch = Some(uint(b.newest_batch()?.saturating_add(1)));
+            let clean = Clean { seq: b.next_seq, number: b.next_number, batch };
             if b.settled {
-                b.lease.stop(&b.files, next.0, next.1)?;
+                b.lease.stop(&b.files, clean)?;
                 b.sql.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
             }
             Ok(())

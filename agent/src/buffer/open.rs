@@ -8,7 +8,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tributary_contract::id::{Epoch, Number, SegmentId};
 use tributary_contract::key::SegmentKey;
 
-use super::check::{self, Fault};
+use super::ballast::Ballast;
+use super::check::{self, Beside, Looked};
 use super::dictionary::Dictionary;
 use super::error::{BufferError, OpenError};
 use super::files::{Files, SegmentFile};
@@ -17,9 +18,12 @@ use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::readback::ReadbackItem;
 use super::rejects::Folding;
+use super::salvage::Saved;
+use super::sums::{self, Part};
+use super::tail::Tail;
 use super::waiting::Waiting;
 use super::wal::{self, Scan};
-use super::{Buffer, EpochBook, OpenSettings, corrupt, outbox, salvage, sqlite, uint};
+use super::{Buffer, EpochBook, OpenSettings, corrupt, int, migrate, outbox, salvage, sqlite, uint};
 
 /// What opening found, for the log and the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +59,15 @@ pub enum OpenEvent {
     },
     /// So many segments must be read back before anything is sealed.
     ReadbackPending(usize),
+    /// The database was of an older version.
+    Migrated {
+        /// Its version.
+        from: i64,
+        /// The present one.
+        to: i64,
+    },
+    /// The disk was full: so many bytes of ballast were given up to open all the same.
+    BallastGivenUp(u64),
 }
 
 /// An open buffer, and what opening found.
@@ -76,6 +89,21 @@ impl Buffer {
     /// new epoch begins. Refused are a folder that another process has, another gateway's, a later version's, and a disk
     /// that doesn't answer.
     pub fn open(settings: &OpenSettings) -> Result<Opened, OpenError> {
+        match Self::open_careful(settings) {
+            Err(OpenError::Buffer(e)) if e.is_full() => {
+                let freed = Ballast::of(&settings.dir).give_up()?;
+                if freed == 0 {
+                    return Err(e.into());
+                }
+                let mut opened = Self::open_careful(settings)?;
+                opened.events.push(OpenEvent::BallastGivenUp(freed));
+                Ok(opened)
+            }
+            other => other,
+        }
+    }
+
+    fn open_careful(settings: &OpenSettings) -> Result<Opened, OpenError> {
         match Self::open_once(settings, false) {
             // After a clean stop not everything is looked at: what is damaged all the same is found by the careful way.
             Err(OpenError::Buffer(e)) if is_about_content(&e) => Self::open_once(settings, true),
@@ -86,9 +114,14 @@ impl Buffer {
     fn open_once(settings: &OpenSettings, careful: bool) -> Result<Opened, OpenError> {
         let files = Files::lock(&settings.dir, settings.faults.clone())?;
         let mut events = Vec::new();
+        let mut mended = Vec::new();
+        for path in [files.database(), files.wal(), files.lease(), files.tail()] {
+            mended.extend(files.own(&path, settings.now.micros())?);
+        }
+        events.extend(mended.into_iter().map(|why| OpenEvent::Damaged { why, aside: None }));
         let lease = read_lease(&files, settings, &mut events)?;
         let clean = !careful && lease.as_ref().is_some_and(|l| l.clean.is_some());
-        let (sql, doubt) = open_database(&files, settings, clean, &mut events)?;
+        let (sql, doubt) = open_database(&files, settings, lease.as_ref(), clean, &mut events)?;
         let mut epochs = load_epochs(&sql)?;
         let found = files.segments()?;
         let had_epochs = !epochs.is_empty();
@@ -132,6 +165,7 @@ impl Buffer {
             next_seq: 1,
             next_batch: 1,
             next_number: 1,
+            tail: Tail::default(),
             poisoned: false,
             commits: std::cell::Cell::new(0),
         };
@@ -181,15 +215,25 @@ impl Buffer {
             }
         }
         // Only now: had we died before, the doubt and the other fingerprint would still be there.
-        self.transact(["open: before the fingerprint", "open: after the fingerprint"], |tx| {
-            tx.execute("DELETE FROM setting WHERE key = ?1", [DOUBT])?;
-            tx.execute(
-                "INSERT INTO state (id, gateway, fingerprint, opened) VALUES (1, ?1, ?2, 1)
-                 ON CONFLICT (id) DO UPDATE SET fingerprint = ?2, opened = opened + 1",
-                params![self.gateway.as_str(), fingerprint],
-            )?;
-            Ok(())
-        })?;
+        let opened =
+            self.transact(["open: before the fingerprint", "open: after the fingerprint"], |tx| {
+                tx.execute("DELETE FROM setting WHERE key = ?1", [DOUBT])?;
+                let before: Option<i64> =
+                    tx.query_row("SELECT opened FROM state", [], |r| r.get(0)).optional()?;
+                let opened = uint(before.unwrap_or(0)).max(self.lease.now().opened) + 1;
+                let gateway = self.gateway.as_str();
+                let covered = [Part::Text(gateway), Part::Text(&fingerprint), Part::Int(int(opened))];
+                let [a, b, c] = covered;
+                let crc = sums::sum(&[a, b, c, Part::Int(sqlite::SCHEMA)]);
+                tx.execute(
+                    "INSERT OR REPLACE INTO state (id, gateway, fingerprint, opened, version, crc)
+                 VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+                    params![gateway, fingerprint, int(opened), sqlite::SCHEMA, crc],
+                )?;
+                Ok(opened)
+            })?;
+        self.lease.opened(&self.files, opened)?;
+        self.tail = Tail::begin(&self.files.tail(), self.newest_batch()?);
         if self.pending.is_empty() {
             self.settle(settings.now)?;
         }
@@ -217,7 +261,7 @@ impl Buffer {
         let mut add = |epoch: Epoch, number: u64, file: Option<PathBuf>| {
             let Some(book) = self.ordinal_of(epoch).and_then(|o| self.book(o)) else { return };
             let Ok(name) = Number::new(number) else { return };
-            let settled = number <= book.last_number || book.void.contains(number);
+            let settled = !book.books.rebuilt && (number <= book.last_number || book.void.contains(number));
             if known.contains(&(epoch, number))
                 || swept.contains(&(book.ordinal, number))
                 || (settled && file.is_none())
@@ -240,7 +284,9 @@ impl Buffer {
         // Numbers below the highest that is known were given out, too.
         let of_lease: Vec<u64> =
             pending.keys().filter(|(epoch, _)| *epoch == lease.epoch).map(|(_, n)| *n).collect();
-        if let Some(book) = self.ordinal_of(lease.epoch).and_then(|o| self.book(o)) {
+        // Of an epoch whose books are lost they may be long registered: nobody knows, and its end says enough.
+        let known_book = self.ordinal_of(lease.epoch).and_then(|o| self.book(o)).filter(|b| !b.books.rebuilt);
+        if let Some(book) = known_book {
             let highest = of_lease.last().copied().unwrap_or(0);
             let lowest = (book.last_number + 1).max(highest.saturating_sub(NUMBERS_IN_DOUBT));
             for number in lowest..highest {
@@ -268,9 +314,10 @@ impl Buffer {
         let highest = highest.unwrap_or(0).max(self.current.last_number);
         let mut next = (self.next_seq, highest + 1);
         if lease.epoch == self.current.epoch {
-            let (seq, number) = lease.clean.unwrap_or((lease.seq_end, lease.number_end));
+            let (seq, number) = lease.clean.map_or((lease.seq_end, lease.number_end), |c| (c.seq, c.number));
             next = (next.0.max(seq), next.1.max(number));
-            if lease.clean.is_none() {
+            // Where the books are lost, nobody knows which of them are in use.
+            if lease.clean.is_none() && !self.current.books.rebuilt {
                 self.current.void.insert_range(highest + 1, next.1 - 1);
             }
         }
@@ -303,29 +350,40 @@ fn read_lease(
 fn open_database(
     files: &Files,
     settings: &OpenSettings,
+    lease: Option<&Lease>,
     clean: bool,
     events: &mut Vec<OpenEvent>,
 ) -> Result<(Connection, Option<String>), OpenError> {
     files.take_salvaged()?;
-    if !files.database().exists() {
-        // A log without its database belongs to nothing.
+    let log = Files::bytes_of(&files.wal());
+    if !files.database().exists() && log <= wal::HEADER as u64 {
         files.remove(&files.wal())?;
         return Ok((created(files)?, None));
     }
-    let mut doubt = None;
-    if !clean && let Some(why) = log_fault(files)? {
-        let aside = Some(files.aside(settings.now.micros())?);
-        events.push(OpenEvent::Damaged { why: why.clone(), aside });
-        doubt = Some(why);
-    }
-    match trusted(files, settings, clean)? {
-        Ok((sql, bad)) => {
-            if let Some(first) = bad.first() {
-                let why = format!("{} rows of the database are damaged, first {first}", bad.len());
+    let damage = if !files.database().exists() {
+        Some("the database is gone, its log is there".to_owned())
+    } else if clean && log == 0 {
+        None
+    } else {
+        log_fault(files)?
+    };
+    let trusted = match damage {
+        Some(why) => {
+            refuse_newer(files)?;
+            Err(why)
+        }
+        None => trusted(files, settings, clean)?,
+    };
+    match trusted {
+        Ok((sql, found, migrated)) => {
+            events.extend(migrated.map(|from| OpenEvent::Migrated { from, to: sqlite::SCHEMA }));
+            let mut doubt = None;
+            if !found.is_well() {
+                let why = found.why();
                 let aside = Some(files.aside(settings.now.micros())?);
                 events.push(OpenEvent::Damaged { why: why.clone(), aside });
-                check::repair(&sql, &bad, &why)?;
-                doubt.get_or_insert(why);
+                check::repair(&sql, &found, &why, Beside { files, lease })?;
+                doubt = Some(why);
             }
             let kept: Option<Vec<u8>> = sql
                 .query_row("SELECT value FROM setting WHERE key = ?1", [DOUBT], |r| r.get(0))
@@ -337,7 +395,7 @@ fn open_database(
         Err(why) => {
             let folder = files.aside(settings.now.micros())?;
             events.push(OpenEvent::Damaged { why: why.clone(), aside: Some(folder.clone()) });
-            let (batches, lost) = salvage::salvage(files, &folder, &settings.gateway, &why)?;
+            let Saved { batches, lost } = salvage::salvage(files, &folder, &settings.gateway, &why, lease)?;
             events.push(OpenEvent::Salvaged { batches, lost });
             files.take_salvaged()?;
             let sql = sqlite::open(&files.database()).map_err(BufferError::from)?;
@@ -356,13 +414,16 @@ fn created(files: &Files) -> Result<Connection, BufferError> {
 
 /// What is wrong with the log before SQLite sees it.
 fn log_fault(files: &Files) -> Result<Option<String>, BufferError> {
+    // Bytes 18 and 19 of the database say whether it is in WAL mode.
+    let in_wal_mode = files.head(&files.database(), 100)?.get(18..20) == Some(&[2, 2]);
     let Some(log) = files.read(&files.wal())? else {
-        let header = files.read(&files.database())?.unwrap_or_default();
-        // Bytes 18 and 19 of the database say whether it is in WAL mode.
-        let in_wal_mode = header.get(18..20) == Some(&[2, 2]);
         let lease = files.read(&files.lease())?;
         return Ok((in_wal_mode && lease.is_some()).then(|| "the write-ahead log is gone".to_owned()));
     };
+    if !in_wal_mode && log.len() > wal::HEADER {
+        // SQLite would throw the log away.
+        return Ok(Some("the header of the database is damaged".to_owned()));
+    }
     Ok(match wal::scan(&log) {
         Scan::Whole { .. } | Scan::Torn { .. } => None,
         Scan::Damaged { frame: Some(frame) } => {
@@ -377,31 +438,53 @@ fn trusted(
     files: &Files,
     settings: &OpenSettings,
     clean: bool,
-) -> Result<Result<(Connection, Vec<Fault>), String>, OpenError> {
+) -> Result<Result<Trusted, String>, OpenError> {
     let path = files.database();
     match look(files, settings, clean) {
-        Ok((_, version, _, _)) if version > sqlite::SCHEMA => {
-            Err(OpenError::Newer { path, got: version, known: sqlite::SCHEMA })
+        Ok(Look::Newer(got)) => Err(OpenError::Newer { path, got, known: sqlite::SCHEMA }),
+        Ok(Look::Foreign(got)) => {
+            Err(OpenError::Foreign { dir: settings.dir.clone(), got, expected: settings.gateway.to_string() })
         }
-        Ok((_, _, Some(gateway), _)) if gateway != settings.gateway.as_str() => Err(OpenError::Foreign {
-            dir: settings.dir.clone(),
-            got: gateway,
-            expected: settings.gateway.to_string(),
-        }),
-        Ok((sql, _, _, bad)) => Ok(Ok((sql, bad))),
+        Ok(Look::Ours(trusted)) => Ok(Ok(trusted)),
         Err(BufferError::Sqlite(e)) if !is_damage(&e) => Err(BufferError::Sqlite(e).into()),
         Err(BufferError::Io { what, source }) => Err(BufferError::Io { what, source }.into()),
         Err(e) => Ok(Err(e.to_string())),
     }
 }
 
-type Look = (Connection, i64, Option<String>, Vec<Fault>);
+/// The database, what is wrong with its rows, and the version from which it was migrated, if it was.
+type Trusted = (Connection, Looked, Option<i64>);
+
+enum Look {
+    Ours(Trusted),
+    Newer(i64),
+    Foreign(String),
+}
+
+/// Refuses a later version's database before anything of it is touched.
+fn refuse_newer(files: &Files) -> Result<(), OpenError> {
+    let path = files.database();
+    let header = files.head(&path, 100)?;
+    let version = header.get(60..64).map_or(0, |b| b.iter().fold(0, |n, b| n << 8 | i64::from(*b)));
+    // In the header of a damaged database a great number is a flipped bit, not a version.
+    let believable = header.starts_with(b"SQLite format 3\0") && version < sqlite::SCHEMA + 1000;
+    if believable && version > sqlite::SCHEMA {
+        return Err(OpenError::Newer { path, got: version, known: sqlite::SCHEMA });
+    }
+    Ok(())
+}
 
 fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, BufferError> {
     let sql = sqlite::open(&files.database())?;
     let version = sqlite::version(&sql)?;
     if version > sqlite::SCHEMA {
-        return Ok((sql, version, None, Vec::new()));
+        // The row says it once more: there a flipped bit shows.
+        return match sqlite::version_in_row(&sql) {
+            Some(known) if known <= sqlite::SCHEMA => {
+                Err(BufferError::Corrupt(format!("its header says version {version}, its row {known}")))
+            }
+            _ => Ok(Look::Newer(version)),
+        };
     }
     if version == 0 {
         let tables: i64 = sql.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
@@ -413,9 +496,30 @@ fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, Buf
     if !clean && let Some(fault) = sqlite::fault(&sql)? {
         return Err(BufferError::Corrupt(format!("the database is damaged: {fault}")));
     }
-    let gateway = sql.query_row("SELECT gateway FROM state", [], |r| r.get(0)).optional()?;
-    let faults = if clean { Vec::new() } else { check::faults(&sql, &settings.gateway)? };
-    Ok((sql, version, gateway, faults))
+    let older = (1..sqlite::SCHEMA).contains(&version).then_some(version);
+    if let Some(from) = older {
+        files.hit("open: before the migration")?;
+        migrate::migrate(&sql, from)?;
+        files.hit("open: after the migration")?;
+    }
+    let gateway: Option<String> = sql
+        .query_row("SELECT gateway, fingerprint, opened, version, crc FROM state", [], |r| {
+            Ok(check::read_state(r).is_ok().then(|| r.get(0)))
+        })
+        .optional()?
+        .flatten()
+        .transpose()?;
+    if let Some(got) = gateway.filter(|g| g != settings.gateway.as_str()) {
+        return Ok(Look::Foreign(got));
+    }
+    let newest: i64 = sql.query_row("SELECT coalesce(max(id), 0) FROM batch", [], |r| r.get(0))?;
+    if let Some(noted) = Tail::read(&files.tail()).filter(|noted| *noted > newest) {
+        return Err(BufferError::Corrupt(format!(
+            "commits are missing: the newest batch is {newest}, batch {noted} was durable"
+        )));
+    }
+    let found = if clean { Looked::default() } else { check::look(&sql, &settings.gateway)? };
+    Ok(Look::Ours((sql, found, older)))
 }
 
 fn is_about_content(e: &BufferError) -> bool {
@@ -433,9 +537,18 @@ fn is_about_content(e: &BufferError) -> bool {
 fn is_damage(e: &rusqlite::Error) -> bool {
     match e {
         rusqlite::Error::SqliteFailure(e, _) => {
-            matches!(e.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
+            // Files were made writable before: read-only is what a damaged header says. So is a file that ends too early.
+            matches!(
+                e.code,
+                ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::Unknown
+                    | ErrorCode::ReadOnly
+            ) || e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ
         }
-        rusqlite::Error::InvalidColumnType(..)
+        // Our statements are right: where they aren't, the names in the database are wrong.
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
         | rusqlite::Error::QueryReturnedNoRows => true,
@@ -443,12 +556,16 @@ fn is_damage(e: &rusqlite::Error) -> bool {
     }
 }
 
-pub(super) const EPOCH_COLUMNS: &str = "ordinal, epoch, last_number, last_digest, void, books";
+pub(super) const EPOCH_COLUMNS: &str = "ordinal, epoch, last_number, last_digest, void, books, crc";
 
 /// Reads a row of [`EPOCH_COLUMNS`].
 pub(super) fn read_epoch(r: &rusqlite::Row<'_>) -> Result<EpochBook, BufferError> {
     let (epoch, void, books): (String, String, String) = (r.get(1)?, r.get(4)?, r.get(5)?);
     let digest: Option<String> = r.get(3)?;
+    let (ordinal, last) = (Part::Int(r.get(0)?), Part::Int(r.get(2)?));
+    let digest_part = Part::Maybe(digest.as_deref());
+    let all = [ordinal, Part::Text(&epoch), last, digest_part, Part::Text(&void), Part::Text(&books)];
+    sums::verify("epoch", r, 6, &all)?;
     Ok(EpochBook {
         ordinal: r.get(0)?,
         epoch: epoch.parse()?,
@@ -462,8 +579,7 @@ pub(super) fn read_epoch(r: &rusqlite::Row<'_>) -> Result<EpochBook, BufferError
 /// All epochs by ordinal; the counters of the newest as of its newest batch.
 fn load_epochs(sql: &Connection) -> Result<BTreeMap<u32, EpochBook>, BufferError> {
     let mut epochs = BTreeMap::new();
-    let mut select =
-        sql.prepare("SELECT ordinal, epoch, last_number, last_digest, void, books FROM epoch")?;
+    let mut select = sql.prepare(&format!("SELECT {EPOCH_COLUMNS} FROM epoch"))?;
     let mut found = select.query([])?;
     while let Some(r) = found.next()? {
         let book = read_epoch(r)?;
@@ -500,8 +616,28 @@ fn distrust(
     if ahead || (lease.ordinal == newest.ordinal && lease.epoch != newest.epoch) {
         return Ok(Some(("the database is older than the lease".to_owned(), true)));
     }
-    let stored: Option<String> =
-        sql.query_row("SELECT fingerprint FROM state", [], |r| r.get(0)).optional()?;
+    let state: Option<(String, i64)> = sql
+        .query_row("SELECT fingerprint, opened FROM state", [], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?;
+    let (stored, opened) = state.map_or((None, 0), |(fingerprint, opened)| (Some(fingerprint), uint(opened)));
+    // Each opening is counted by the database first.
+    if opened < lease.opened {
+        let why = format!(
+            "an older copy of the database lies here: it was opened {opened} times, the lease knows of {}",
+            lease.opened
+        );
+        return Ok(Some((why, true)));
+    }
+    // The newest batch is never deleted.
+    let newest: Option<i64> = sql.query_row("SELECT max(id) FROM batch", [], |r| r.get(0))?;
+    if let Some(batch) = lease.clean.and_then(|c| c.batch)
+        && newest.is_some_and(|id| uint(id).saturating_add(1) < batch)
+    {
+        return Ok(Some((
+            "an older copy of the database lies here: its newest batches are gone".into(),
+            true,
+        )));
+    }
     let here = format!("{}/{}", settings.fingerprint, files.inode()?);
     Ok(stored.filter(|s| *s != here).map(|_| {
         ("the buffer was copied or restored: it is on another machine or in another file".to_owned(), false)
@@ -517,6 +653,15 @@ fn add_unknown(epochs: &mut BTreeMap<u32, EpochBook>, lease: &Option<Lease>, fou
         named.push((Some(lease.ordinal), lease.epoch));
     }
     let mut any = false;
+    let mut last: BTreeMap<Epoch, u64> = BTreeMap::new();
+    let of_files = found.iter().map(|f| (f.epoch, f.number.get()));
+    let of_lease = lease
+        .iter()
+        .flat_map(|l| l.segments.keys().copied().chain([(l.epoch, l.number_end.saturating_sub(1))]));
+    for (epoch, number) in of_files.chain(of_lease) {
+        let known = last.entry(epoch).or_default();
+        *known = number.max(*known);
+    }
     // The lease's own epoch comes last and has its ordinal, if that is free.
     for (ordinal, epoch) in named {
         if epochs.values().any(|b| b.epoch == epoch) {
@@ -524,7 +669,10 @@ fn add_unknown(epochs: &mut BTreeMap<u32, EpochBook>, lease: &Option<Lease>, fou
         }
         let next = epochs.keys().next_back().map_or(0, |o| o + 1);
         let ordinal = ordinal.filter(|o| *o > next).unwrap_or(next);
-        epochs.insert(ordinal, EpochBook::new(ordinal, epoch));
+        let mut book = EpochBook::new(ordinal, epoch);
+        book.books.rebuilt = true;
+        book.last_number = last.get(&epoch).copied().unwrap_or(0);
+        epochs.insert(ordinal, book);
         any = true;
     }
     any

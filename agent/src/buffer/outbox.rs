@@ -14,10 +14,11 @@ use super::entry::{Entry, Progress};
 use super::error::BufferError;
 use super::files::{Files, sync_parent};
 use super::journal::Mark;
+use super::sums::{self, Part};
 use super::{Buffer, EpochBook, corrupt, int, uint};
 
 pub(super) const COLUMNS: &str =
-    "epoch, number, namespace, tbl, day, digest, size, rows, progress, attempts, next_at";
+    "epoch, number, namespace, tbl, day, digest, size, rows, progress, attempts, next_at, crc";
 
 pub(super) fn to_json(progress: &Progress) -> Result<String, BufferError> {
     serde_json::to_string(progress)
@@ -31,6 +32,11 @@ pub(super) fn read_entry(
     epoch_of: impl Fn(u32) -> Option<Epoch>,
 ) -> Result<Entry, BufferError> {
     let text = |i: usize| r.get::<_, String>(i);
+    let parts = [text(2)?, text(3)?, text(4)?, text(5)?];
+    let [namespace, table, day, digest] = parts.each_ref().map(|t| Part::Text(t));
+    let ends = [Part::Int(r.get(6)?), Part::Int(r.get(7)?)];
+    let all = [Part::Int(r.get(0)?), Part::Int(r.get(1)?), namespace, table, day, digest, ends[0], ends[1]];
+    sums::verify("segment", r, 11, &all)?;
     let ordinal: u32 = r.get(0)?;
     let epoch = epoch_of(ordinal).ok_or_else(|| corrupt("epoch of a segment")(ordinal.to_string()))?;
     let number = Number::new(uint(r.get(1)?))?;
@@ -314,10 +320,25 @@ pub(super) fn rows_of(
     ordinal: u32,
     number: Number,
 ) -> Result<Vec<(i64, Vec<u8>)>, BufferError> {
-    let mut select =
-        tx.prepare_cached("SELECT batch, rows FROM segment_rows WHERE epoch = ?1 AND number = ?2")?;
-    let found = select.query_map(params![ordinal, int(number.get())], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    Ok(found.collect::<Result<_, _>>()?)
+    let mut select = tx.prepare_cached(&format!(
+        "SELECT {ROWS_COLUMNS} FROM segment_rows WHERE epoch = ?1 AND number = ?2"
+    ))?;
+    let mut found = select.query(params![ordinal, int(number.get())])?;
+    let mut out = Vec::new();
+    while let Some(r) = found.next()? {
+        out.push(read_rows(r)?);
+    }
+    Ok(out)
+}
+
+pub(super) const ROWS_COLUMNS: &str = "epoch, number, batch, rows, crc";
+
+/// Reads a row of [`ROWS_COLUMNS`]: which rows of which batch.
+pub(super) fn read_rows(r: &rusqlite::Row<'_>) -> Result<(i64, Vec<u8>), BufferError> {
+    let (epoch, number, batch, rows): (i64, i64, i64, Vec<u8>) = (r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?);
+    let parts = [Part::Int(epoch), Part::Int(number), Part::Int(batch), Part::Bytes(&rows)];
+    sums::verify("rows of a segment", r, 4, &parts)?;
+    Ok((batch, rows))
 }
 
 /// Counts rows of a batch as ended.

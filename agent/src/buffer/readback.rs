@@ -197,7 +197,10 @@ impl Buffer {
             b.pending.get(&(epoch, number.get())).ok_or_else(absent)?;
             let ordinal = b.ordinal_of(epoch).ok_or_else(absent)?;
             b.change(["void: before", "void: after"], ordinal, |tx, book| {
-                book.void.insert(number.get());
+                // Where its books are lost, the number may be long registered and its object gone.
+                if !book.books.rebuilt {
+                    book.void.insert(number.get());
+                }
                 book.save(tx)
             })?;
             b.pending.remove(&(epoch, number.get()));

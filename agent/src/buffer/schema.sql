@@ -1,11 +1,15 @@
--- The buffer's tables. Epochs stand everywhere by their ordinal; times are microseconds since 1970, UTC.
+-- The buffer's tables, version 2. Epochs stand everywhere by their ordinal; times are microseconds since 1970, UTC; `crc`
+-- is the checksum of what identifies a row (`sums.rs`). How this changes from version to version: `migrate.rs`.
 
--- One row: whose buffer this is, and on which machine and file it was last opened.
+-- One row: whose buffer this is, on which machine and file it was last opened, how often, and the schema's version once
+-- more: a flipped bit in the file's header must not pass for a later version.
 CREATE TABLE state (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     gateway TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
-    opened INTEGER NOT NULL
+    opened INTEGER NOT NULL,
+    version INTEGER NOT NULL DEFAULT 2,
+    crc INTEGER
 );
 
 -- Each life of the buffer; the greatest ordinal is the current one. `books` holds its counters as JSON: those of
@@ -16,7 +20,8 @@ CREATE TABLE epoch (
     last_number INTEGER NOT NULL,
     last_digest TEXT,
     void TEXT NOT NULL,
-    books TEXT NOT NULL
+    books TEXT NOT NULL,
+    crc INTEGER
 );
 
 -- One row per commit. `crc` covers all the rest. Small columns come first: they then lie in the leaf page itself.
@@ -62,7 +67,8 @@ CREATE TABLE series (
     first_ts INTEGER NOT NULL,
     last_ts INTEGER NOT NULL,
     seen_in INTEGER NOT NULL,
-    sealed_in INTEGER
+    sealed_in INTEGER,
+    crc INTEGER
 );
 
 -- Sealed segments until their receipt. `progress` is JSON; `state` is its name, for the index.
@@ -80,6 +86,7 @@ CREATE TABLE outbox (
     progress TEXT NOT NULL,
     attempts INTEGER NOT NULL,
     next_at INTEGER NOT NULL,
+    crc INTEGER,
     PRIMARY KEY (epoch, number)
 ) WITHOUT ROWID;
 
@@ -89,6 +96,7 @@ CREATE TABLE segment_rows (
     number INTEGER NOT NULL,
     batch INTEGER NOT NULL,
     rows BLOB NOT NULL,
+    crc INTEGER,
     PRIMARY KEY (epoch, number, batch)
 ) WITHOUT ROWID;
 

@@ -15,6 +15,7 @@ use super::error::BufferError;
 use super::journal::{Mark, Stored, load_batch};
 use super::lease::Named;
 use super::row::{Row, SeriesEntry};
+use super::sums::{self, Part};
 use super::waiting::ToSeal;
 use super::{Buffer, EpochBook, int, sqlite, uint};
 
@@ -393,12 +394,19 @@ pub(super) fn record_rows(
     picked: &[Picked],
 ) -> Result<(), BufferError> {
     let mut insert = tx.prepare_cached(
-        "INSERT INTO segment_rows (epoch, number, batch, rows) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+        "INSERT INTO segment_rows (epoch, number, batch, rows, crc) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
     )?;
     for Picked { batch, rows } in picked {
-        insert.execute(params![ordinal, int(number), batch, rows.encode()])?;
+        let rows = rows.encode();
+        let crc = rows_sum(i64::from(ordinal), int(number), *batch, &rows);
+        insert.execute(params![ordinal, int(number), batch, rows, crc])?;
     }
     Ok(())
+}
+
+/// The checksum of a row of `segment_rows`.
+pub(super) fn rows_sum(epoch: i64, number: i64, batch: i64, rows: &[u8]) -> i64 {
+    sums::sum(&[Part::Int(epoch), Part::Int(number), Part::Int(batch), Part::Bytes(rows)])
 }
 
 /// Notes that the lake was told of a series.
@@ -420,23 +428,35 @@ pub(super) struct NewEntry<'a> {
 
 impl NewEntry<'_> {
     pub(super) fn insert(&self, tx: &Connection, progress: &Progress) -> Result<(), BufferError> {
+        let (day, digest) = (self.key.day.to_string(), self.digest.to_string());
+        let crc = sums::sum(&[
+            Part::Int(i64::from(self.ordinal)),
+            Part::Int(int(self.number)),
+            Part::Text(self.key.namespace.as_str()),
+            Part::Text(self.key.table.name()),
+            Part::Text(&day),
+            Part::Text(&digest),
+            Part::Int(int(self.size)),
+            Part::Int(int(self.manifest.rows)),
+        ]);
         tx.prepare_cached(
             "INSERT INTO outbox (epoch, number, namespace, tbl, day, digest, size, rows, min_ts, state, progress,
-                                 attempts, next_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, 0)",
+                                 attempts, next_at, crc)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, 0, ?12)",
         )?
         .execute(params![
             self.ordinal,
             int(self.number),
             self.key.namespace.as_str(),
             self.key.table.name(),
-            self.key.day.to_string(),
-            self.digest.to_string(),
+            day,
+            digest,
             int(self.size),
             int(self.manifest.rows),
             self.manifest.min_ts.0,
             progress.name(),
             super::outbox::to_json(progress)?,
+            crc,
         ])?;
         Ok(())
     }

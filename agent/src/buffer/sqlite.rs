@@ -5,8 +5,13 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::migrate::STEPS;
+
+/// Bytes of a page, in the database and in each frame of its log.
+pub const PAGE: usize = 1024;
+
 /// Version of `schema.sql`.
-pub const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = 1 + STEPS.len() as i64;
 
 /// Opens or makes the database at `path`. A clean stop checkpoints by itself; merely dropping the connection leaves the
 /// log as a crash would.
@@ -18,7 +23,7 @@ pub fn open(path: &Path) -> rusqlite::Result<Connection> {
     sql.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     sql.set_prepared_statement_cache_capacity(64);
     // The page size takes hold only before the first table; exclusive before WAL means no shared-memory file.
-    sql.pragma_update(None, "page_size", 1024)?;
+    sql.pragma_update(None, "page_size", PAGE as i64)?;
     sql.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
     sql.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     sql.pragma_update(None, "synchronous", "FULL")?;
@@ -41,6 +46,15 @@ pub fn open_aside(path: &Path) -> rusqlite::Result<Connection> {
 /// The schema version; 0 for an empty database.
 pub fn version(sql: &Connection) -> rusqlite::Result<i64> {
     sql.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// The schema version as the row of `state` has it; none if it can't be read.
+pub fn version_in_row(sql: &Connection) -> Option<i64> {
+    let select = "SELECT gateway, fingerprint, opened, version, crc FROM state";
+    sql.query_row(select, [], |r| Ok(super::check::read_state(r).is_ok().then(|| r.get(3))))
+        .ok()?
+        .transpose()
+        .ok()?
 }
 
 /// Makes the tables.

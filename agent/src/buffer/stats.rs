@@ -9,7 +9,7 @@ use tributary_contract::time::Timestamp;
 use super::books::Books;
 use super::error::BufferError;
 use super::files::Files;
-use super::{Buffer, uint};
+use super::{Buffer, EpochBook, uint};
 
 /// Facts at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,8 +18,10 @@ pub struct Stats {
     pub epoch: Epoch,
     /// How many epochs were before it.
     pub ordinal: u32,
-    /// Bytes of everything in the folder.
+    /// Bytes of everything in the folder but the ballast.
     pub bytes: u64,
+    /// Bytes of the ballast; 0 while it is given up.
+    pub ballast_bytes: u64,
     /// Of these, the database and its log.
     pub database_bytes: u64,
     /// Of these, segment files.
@@ -66,7 +68,7 @@ pub struct SegmentCount {
 pub struct EpochEnd {
     /// The epoch.
     pub epoch: Epoch,
-    /// Highest number sealed in it; 0 if none.
+    /// Highest number sealed in it; 0 if none, `u64::MAX` if its books are lost and nobody knows.
     pub last: u64,
     /// Numbers that will never come.
     pub void: Ranges,
@@ -76,7 +78,8 @@ impl Buffer {
     /// All epochs of this buffer, the current one last.
     pub fn epochs(&self) -> Vec<EpochEnd> {
         let books = self.older.values().chain([&self.current]);
-        books.map(|b| EpochEnd { epoch: b.epoch, last: b.last_number, void: b.void.clone() }).collect()
+        let last = |b: &EpochBook| if b.books.rebuilt { u64::MAX } else { b.last_number };
+        books.map(|b| EpochEnd { epoch: b.epoch, last: last(b), void: b.void.clone() }).collect()
     }
 
     /// Facts for status and budgets.
@@ -101,11 +104,13 @@ impl Buffer {
                 }
             }
             let undelivered = ["sealed", "uploading", "held"];
+            let ballast_bytes = b.ballast().bytes();
             let database_bytes = Files::bytes_of(&b.files.database()) + Files::bytes_of(&b.files.wal());
             Ok(Stats {
                 epoch: b.current.epoch,
                 ordinal: b.current.ordinal,
-                bytes: Files::bytes_of(b.files.dir()),
+                bytes: Files::bytes_of(b.files.dir()).saturating_sub(ballast_bytes),
+                ballast_bytes,
                 database_bytes,
                 segment_bytes: Files::bytes_of(&b.files.dir().join("segments")),
                 aside_bytes: Files::bytes_of(&b.files.dir().join("aside")),

@@ -1,8 +1,11 @@
 //! A world for the buffer's promises: a folder, a script of crashes, a bucket that remembers, and plain arithmetic.
 
 mod damage;
+mod damages;
 mod model;
 mod promises;
+mod versions;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::io;

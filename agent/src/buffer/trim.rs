@@ -39,6 +39,8 @@ impl Buffer {
             if gone.is_empty() {
                 return Ok(0);
             }
+            let mut current = b.current.clone();
+            gone.iter().for_each(|id| current.books.gone.insert(super::uint(*id)));
             b.transact(["trim: before", "trim: after"], |tx| {
                 let mut batch = tx.prepare_cached("DELETE FROM batch WHERE id = ?1")?;
                 let mut mark = tx.prepare_cached("DELETE FROM mark WHERE batch = ?1")?;
@@ -47,8 +49,9 @@ impl Buffer {
                     mark.execute([id])?;
                 }
                 // The newest counters of ingest stood in a batch; from now on they needn't.
-                b.current.save(tx)
+                current.save(tx)
             })?;
+            b.current = current;
             let first: Option<i64> = b.sql.query_row("SELECT min(id) FROM batch", [], |r| r.get(0))?;
             let first = first.unwrap_or(b.next_batch);
             gone.iter().for_each(|id| b.spans.remove(*id, first));

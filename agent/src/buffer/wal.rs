@@ -25,8 +25,10 @@ pub enum Scan {
     },
 }
 
-const HEADER: usize = 32;
+/// Bytes before the first frame.
+pub const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
+const MAGIC: u32 = 0x377f_0682;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Sums(u32, u32);
@@ -47,6 +49,40 @@ fn add(mut sums: Sums, bytes: &[u8], big: bool) -> Sums {
     sums
 }
 
+/// A frame as it lies in the log, whether or not SQLite would come that far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// The page that it says it is.
+    pub page: u32,
+    /// Where its bytes of the page begin.
+    pub at: usize,
+    /// Whether its checksum agrees with the frame before it.
+    pub right: bool,
+    /// Whether it is of the log's present round, and not left over from the one before.
+    pub present: bool,
+    /// Whether it ends a transaction.
+    pub commits: bool,
+}
+
+/// All frames of a log of pages of `page` bytes, in order, whatever its header says.
+pub fn frames(log: &[u8], page: usize) -> Vec<Frame> {
+    let Some((header, rest)) = log.split_at_checked(HEADER) else { return Vec::new() };
+    let big = word(header, 0, true) == MAGIC | 1;
+    let mut before = (Sums(word(header, 24, true), word(header, 28, true)), &header[16..24]);
+    let each = rest.chunks_exact(FRAME_HEADER + page).enumerate();
+    each.map(|(i, frame)| {
+        let salt = &frame[8..16];
+        let sums = add(add(before.0, &frame[..8], big), &frame[FRAME_HEADER..], big);
+        let said = Sums(word(frame, 16, true), word(frame, 20, true));
+        let right = sums == said && salt == before.1;
+        before = (said, salt);
+        let at = HEADER + i * (FRAME_HEADER + page) + FRAME_HEADER;
+        let present = *salt == header[16..24];
+        Frame { page: word(frame, 0, true), at, right, present, commits: word(frame, 4, true) != 0 }
+    })
+    .collect()
+}
+
 /// Scans the bytes of a whole log.
 pub fn scan(log: &[u8]) -> Scan {
     let Some((header, frames)) = log.split_at_checked(HEADER) else { return Scan::Whole { frames: 0 } };
@@ -57,7 +93,7 @@ pub fn scan(log: &[u8]) -> Scan {
     let big = magic & 1 == 1;
     let page = word(header, 8, true) as usize;
     let stored = Sums(word(header, 24, true), word(header, 28, true));
-    let sane = magic & !1 == 0x377f_0682 && page.is_power_of_two() && (512..=65_536).contains(&page);
+    let sane = magic & !1 == MAGIC && page.is_power_of_two() && (512..=65_536).contains(&page);
     if !sane || add(Sums(0, 0), &header[..24], big) != stored {
         // The header is synced before the first frame is written: a wrong one with frames behind it was right once.
         return if frames.is_empty() { Scan::Whole { frames: 0 } } else { Scan::Damaged { frame: None } };

@@ -350,6 +350,7 @@ fn read_buffer(mut s: Section<'_>) -> Buffer {
     let buffer = Buffer {
         max_bytes: s.bytes("max_bytes", 16 << 20..=1 << 50, d.max_bytes),
         min_free: s.bytes("min_free", 0..=1 << 50, d.min_free),
+        ballast: s.bytes("ballast", 0..=1 << 30, d.ballast),
         commit_interval: s.duration("commit_interval", 10_000..=MINUTE, d.commit_interval),
         release_on: s.choice(
             "release_on",

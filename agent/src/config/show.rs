@@ -44,6 +44,7 @@ pub fn show(c: &Config) -> String {
     }
     line("buffer.max_bytes", bytes(c.buffer.max_bytes));
     line("buffer.min_free", bytes(c.buffer.min_free));
+    line("buffer.ballast", bytes(c.buffer.ballast));
     line("buffer.commit_interval", duration(c.buffer.commit_interval));
     let release = if c.buffer.release_on == ReleaseOn::Registered { "registered" } else { "delivered" };
     line("buffer.release_on", quote(release));

@@ -321,6 +321,13 @@ fn note_events(events: &[OpenEvent], live: &Mutex<Live>) -> bool {
                 warn!(%epoch, "new epoch: {why}");
                 live.notices.insert("epoch", format!("epoch {epoch} began: {why}"));
             }
+            OpenEvent::Migrated { from, to } => {
+                info!(from, to, "the buffer's tables were brought to this version")
+            }
+            OpenEvent::BallastGivenUp(bytes) => {
+                warn!(bytes, "the disk is full; ballast was given up to open the buffer");
+                live.notices.insert("ballast", "the disk was full: the ballast was given up".into());
+            }
             OpenEvent::ReadbackPending(n) => info!(segments = n, "to be read back before anything is sealed"),
         }
     }

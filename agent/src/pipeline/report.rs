@@ -17,6 +17,7 @@ use crate::status::{Facts, judge};
 pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     let stats = shared.buffer.run(|b| b.stats()).await??;
     let free = free_bytes(&shared.config.state_dir);
+    keep_ballast(shared, &stats, free).await?;
     let stopped = budget(shared, &stats, free);
     let live = {
         let mut live = shared.live();
@@ -69,6 +70,25 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes the ballast back when it is missing and the disk has room for it and for as much again.
+async fn keep_ballast(shared: &Shared, stats: &Stats, free: Option<u64>) -> anyhow::Result<()> {
+    let settings = &shared.config.buffer;
+    if stats.ballast_bytes >= settings.ballast
+        || !free.is_some_and(|free| has_room(settings.ballast, settings.min_free, free))
+    {
+        return Ok(());
+    }
+    let bytes = settings.ballast;
+    if shared.buffer.run(move |b| b.ballast().take_back(bytes)).await?? {
+        shared.live().notices.remove("ballast");
+    }
+    Ok(())
+}
+
+const fn has_room(ballast: u64, min_free: u64, free: u64) -> bool {
+    free >= ballast.saturating_mul(2) && free >= ballast.saturating_add(min_free)
+}
+
 /// Why intake must rest, if it must: the brokers keep what isn't acknowledged.
 fn budget(shared: &Shared, stats: &Stats, free: Option<u64>) -> Option<String> {
     let settings = &shared.config.buffer;
@@ -94,4 +114,15 @@ fn budget(shared: &Shared, stats: &Stats, free: Option<u64>) -> Option<String> {
 fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ballast_is_taken_back_only_where_that_leaves_the_disk_its_room() {
+        assert!(has_room(8, 10, 18) && !has_room(8, 10, 17));
+        assert!(has_room(8, 0, 16) && !has_room(8, 0, 15), "not the last bytes of the disk");
+    }
 }

@@ -1,5 +1,7 @@
 //! What the loops promise over a real buffer and a bucket in memory: nothing let go too early, nothing stuck for ever.
 
+mod stories;
+
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -14,7 +16,7 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{DAY_MICROS, Timestamp};
 
 use super::*;
-use crate::buffer::{Contents, Entry, Faults, NewBatch, SourceFacts};
+use crate::buffer::{Contents, Entry, Faults, GapRow, NewBatch, SourceFacts};
 use crate::config::{HOUR, MINUTE, SECOND, parse};
 use crate::reading::{Accepted, Reading, Value};
 use crate::upload::answer::{Code, Transport};

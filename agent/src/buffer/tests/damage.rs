@@ -41,9 +41,11 @@ fn a_flipped_bit_in_the_middle_of_the_log_is_noticed_and_says_torn() {
     assert_eq!(torn(&mut buffer), 1);
     world.append(&mut buffer, 1).unwrap();
     let rows = world.drain(&mut buffer);
-    assert!(rows.len() > 5 && rows.len() < 21, "{rows:?}");
+    // The frame held an older image of a page: what it says of batches stands in others, too.
+    assert!(rows.len() >= 20, "{rows:?}");
     assert_eq!(rows.last(), Some(&(20, true)));
-    assert!(rows[..rows.len() - 1].iter().enumerate().all(|(i, r)| *r == (i as i64, false)), "{rows:?}");
+    assert!(rows[..rows.len() - 1].iter().all(|r| !r.1), "{rows:?}");
+    assert!(rows.windows(2).all(|w| w[0].0 < w[1].0), "{rows:?}");
 }
 
 #[test]
@@ -116,6 +118,8 @@ fn a_lost_tail_is_told_by_the_segments_that_hold_it_and_nothing_is_sealed_before
         // All commits behind the first sealing are lost, at a border of transactions: the log looks whole.
         let wal = fs::OpenOptions::new().write(true).open(world.path("buffer.db-wal")).unwrap();
         wal.set_len(tail).unwrap();
+        // Nor was the note of the newest batch written back in time.
+        fs::remove_file(world.path("tail")).unwrap();
         if from_bucket {
             fs::remove_file(&file).unwrap();
         }

@@ -69,7 +69,7 @@ fn a_second_agent_on_the_same_buffer_is_refused_with_the_path() {
     let (_buffer, _) = world.open();
     let refused = Buffer::open(&world.settings()).err().unwrap();
     assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
-    assert!(refused.to_string().contains("state/lock"), "{refused}");
+    assert!(refused.to_string().contains("state is locked"), "{refused}");
 }
 
 #[test]
@@ -83,9 +83,47 @@ fn another_gateways_buffer_and_a_later_versions_are_refused_and_left_alone() {
     assert!(matches!(Buffer::open(&other).err().unwrap(), OpenError::Foreign { .. }));
     let sql = sqlite::open(&world.path("buffer.db")).unwrap();
     sql.pragma_update(None, "user_version", sqlite::SCHEMA + 1).unwrap();
+    sql.execute("UPDATE state SET version = ?1, crc = NULL", [sqlite::SCHEMA + 1]).unwrap();
     drop(sql);
     assert!(matches!(Buffer::open(&world.settings()).err().unwrap(), OpenError::Newer { .. }));
     assert!(!world.path("aside").exists());
+}
+
+/// A disk that is full as long as there is ballast on it.
+struct FullWith(Ballast);
+
+impl Faults for FullWith {
+    fn hit(&self, _: &'static str) -> io::Result<()> {
+        if self.0.bytes() > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_full_disk_costs_the_ballast_and_not_the_start() {
+    let mut world = World::new();
+    let (mut buffer, _) = world.open();
+    world.append(&mut buffer, 3).unwrap();
+    assert!(buffer.ballast().take_back(70_000).unwrap());
+    let (ballast, stats) = (buffer.ballast(), buffer.stats().unwrap());
+    assert_eq!(stats.ballast_bytes, 70_000);
+    assert_eq!(stats.bytes + 70_000, Files::bytes_of(&world.path("")), "it isn't data");
+    drop(buffer);
+    let full = OpenSettings { faults: Arc::new(FullWith(ballast.clone())), ..world.settings() };
+    let opened = Buffer::open(&full).unwrap();
+    assert_eq!(opened.events, [OpenEvent::Unclean, OpenEvent::BallastGivenUp(70_000)]);
+    let mut buffer = opened.buffer;
+    assert_eq!(world.drain(&mut buffer), once(0..3));
+    assert_eq!(buffer.stats().unwrap().ballast_bytes, 0);
+    drop(buffer);
+    // Where there is none to give up, the reason comes back, and waiting may mend it.
+    struct Full;
+    impl Faults for Full {
+        fn hit(&self, _: &'static str) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+    let refused = Buffer::open(&OpenSettings { faults: Arc::new(Full), ..world.settings() }).err().unwrap();
+    assert!(refused.may_mend(), "{refused}");
 }
 
 #[test]
