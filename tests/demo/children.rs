@@ -1,6 +1,7 @@
 //! The agent and the receiver as real processes: built, started, watched, stopped.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Lines of a log that are shown when its program died.
 const LAST_LINES: usize = 20;
 
-/// Both programs, built.
+/// The programs, built.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
     pub(crate) receiver: PathBuf,
+    /// The S3 server, for a demo that kills it.
+    pub(crate) s3: PathBuf,
 }
 
 /// Running children; dropping them kills what still runs.
@@ -35,6 +38,8 @@ pub(crate) struct Children {
 #[derive(Debug)]
 struct Running {
     name: String,
+    program: PathBuf,
+    arguments: Vec<OsString>,
     child: Child,
     log: PathBuf,
     pid_file: PathBuf,
@@ -48,7 +53,7 @@ pub(crate) struct Ended {
     log: PathBuf,
 }
 
-/// Both programs, which stand beside this one. In a target folder of cargo whose sources are there, cargo builds them
+/// The programs, which stand beside this one. In a target folder of cargo whose sources are there, cargo builds them
 /// first, so that they are never older than this program; its progress goes to standard error. Elsewhere, and without
 /// cargo, they are taken as they are.
 ///
@@ -57,8 +62,11 @@ pub(crate) struct Ended {
 pub(crate) async fn programs() -> anyhow::Result<Programs> {
     let own = std::env::current_exe().context("can't tell where this program is")?;
     let folder = own.parent().context("this program stands in no folder")?;
-    let found =
-        Programs { agent: folder.join("tributary-agent"), receiver: folder.join("tributary-receiver") };
+    let found = Programs {
+        agent: folder.join("tributary-agent"),
+        receiver: folder.join("tributary-receiver"),
+        s3: folder.join("tributary-s3"),
+    };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace folder")?;
     let why_not_built = if !folder.join(".fingerprint").is_dir() {
         Some("this program stands outside cargo's target folder, so they aren't built".to_owned())
@@ -68,7 +76,7 @@ pub(crate) async fn programs() -> anyhow::Result<Programs> {
     } else {
         Some(format!("the sources to build them are not in {}", root.display()))
     };
-    for program in [&found.agent, &found.receiver] {
+    for program in [&found.agent, &found.receiver, &found.s3] {
         let why = why_not_built.as_deref().unwrap_or("cargo has put them elsewhere");
         ensure!(program.is_file(), "{} isn't there: {why}", program.display());
     }
@@ -90,14 +98,16 @@ async fn build(root: &Path, folder: &Path) -> anyhow::Result<bool> {
 }
 
 /// The build that puts its programs into `folder`, which is a profile's folder in a target folder.
-fn build_arguments(folder: &Path) -> Vec<std::ffi::OsString> {
+fn build_arguments(folder: &Path) -> Vec<OsString> {
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(name) => name,
         None => "release",
     };
-    let mut arguments: Vec<std::ffi::OsString> = ["build", "--profile", profile].map(Into::into).into();
-    arguments.extend(["--bin", "tributary-agent", "--bin", "tributary-receiver"].map(Into::into));
+    let mut arguments: Vec<OsString> = ["build", "--profile", profile].map(Into::into).into();
+    for program in ["tributary-agent", "tributary-receiver", "tributary-s3"] {
+        arguments.extend(["--bin", program].map(Into::into));
+    }
     if let Some(target) = folder.parent() {
         arguments.extend(["--target-dir".into(), target.into()]);
     }
@@ -105,28 +115,53 @@ fn build_arguments(folder: &Path) -> Vec<std::ffi::OsString> {
 }
 
 impl Children {
-    /// Starts `program run --config CONFIG` as `name`; both of its outputs go to the log `NAME.log`.
-    pub(crate) async fn start(
+    /// Starts `program run --config CONFIG` as `name`.
+    pub(crate) fn start(
         &mut self,
         home: &Home,
         name: &str,
         program: &Path,
         config: &Path,
     ) -> anyhow::Result<()> {
-        let pid_file = home.path(&format!("{name}.pid"));
+        self.start_with(home, name, program, ["run".into(), "--config".into(), config.into()])
+    }
+
+    /// Starts `program` with `arguments` as `name`; both of its outputs go to the log `NAME.log`.
+    pub(crate) fn start_with(
+        &mut self,
+        home: &Home,
+        name: &str,
+        program: &Path,
+        arguments: impl Into<Vec<OsString>>,
+    ) -> anyhow::Result<()> {
+        let (arguments, pid_file) = (arguments.into(), home.path(&format!("{name}.pid")));
         let log = home.path(&format!("{name}.log"));
-        let file = OpenOptions::new().create(true).append(true).open(&log);
-        let file = file.with_context(|| format!("can't open {}", log.display()))?;
-        let mut command = Command::new(program);
-        command.args(["run", "--config"]).arg(config).stdin(Stdio::null());
-        command.stdout(file.try_clone()?).stderr(file);
-        // A group of its own, so that Ctrl-C reaches the demo alone, and it stops its children in order.
-        command.process_group(0).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
-        let pid = child.id().context("a child without an id")?;
-        fs::write(&pid_file, pid.to_string())?;
-        self.running.push(Running { name: name.to_owned(), child, log, pid_file });
+        let child = spawn(program, &arguments, &log, &pid_file)?;
+        let (name, program) = (name.to_owned(), program.to_owned());
+        self.running.push(Running { name, program, arguments, child, log, pid_file });
         Ok(())
+    }
+
+    /// Names of the children, in the order in which they were started.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.running.iter().map(|running| running.name.clone())
+    }
+
+    /// Kills a child with SIGKILL and returns when it is gone. It must be started again before anything else is asked.
+    pub(crate) async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        self.named(name)?.child.kill().await.with_context(|| format!("can't kill {name}"))
+    }
+
+    /// Starts a killed child as it was started first.
+    pub(crate) fn start_again(&mut self, name: &str) -> anyhow::Result<()> {
+        let running = self.named(name)?;
+        running.child = spawn(&running.program, &running.arguments, &running.log, &running.pid_file)?;
+        Ok(())
+    }
+
+    fn named(&mut self, name: &str) -> anyhow::Result<&mut Running> {
+        let found = self.running.iter_mut().find(|running| running.name == name);
+        found.with_context(|| format!("there is no child {name}"))
     }
 
     /// Waits until any child ends by itself.
@@ -177,6 +212,19 @@ impl std::fmt::Display for Ended {
     }
 }
 
+fn spawn(program: &Path, arguments: &[OsString], log: &Path, pid_file: &Path) -> anyhow::Result<Child> {
+    let file = OpenOptions::new().create(true).append(true).open(log);
+    let file = file.with_context(|| format!("can't open {}", log.display()))?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    // A group of its own, so that Ctrl-C reaches the demo alone, and it stops its children in order.
+    command.process_group(0).kill_on_drop(true);
+    let child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
+    let pid = child.id().context("a child without an id")?;
+    fs::write(pid_file, pid.to_string())?;
+    Ok(child)
+}
+
 /// The last `count` lines of `text`.
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
@@ -200,6 +248,8 @@ async fn terminate(pid: u32) {
 /// agent knows a message again only from the broker that it came from before.
 pub(crate) async fn stop_all_left_behind(home: &Home, gateways: usize) -> anyhow::Result<()> {
     stop_left_behind(&home.path("receiver.pid"), &home.path("receiver.toml")).await?;
+    stop_left_behind(&home.path("s3.pid"), &home.path("s3")).await?;
+    stop_left_behind(&home.path("broker.pid"), &home.path("mosquitto.conf")).await?;
     for gateway in 0..gateways {
         let name = gateway_name(gateway);
         stop_left_behind(&home.path(&format!("{name}.pid")), &home.path(&name).join("agent.toml")).await?;
@@ -252,7 +302,7 @@ mod tests {
         let home = Home::open(Some(dir.path())).unwrap();
         let program = program(dir.path(), "echo first >&2; echo the reason >&2; exit 7");
         let mut children = Children::default();
-        children.start(&home, "gw-1", &program, &home.path("agent.toml")).await.unwrap();
+        children.start(&home, "gw-1", &program, &home.path("agent.toml")).unwrap();
         let ended = children.ended().await.to_string();
         assert!(
             ended.contains("gw-1 ended") && ended.contains('7') && ended.ends_with("the reason"),
@@ -271,7 +321,7 @@ mod tests {
         );
         let program = program(dir.path(), &body);
         let mut children = Children::default();
-        children.start(&home, "gw-1", &program, &home.path("agent.toml")).await.unwrap();
+        children.start(&home, "gw-1", &program, &home.path("agent.toml")).unwrap();
         while !home.path("up").exists() {
             tokio::task::yield_now().await;
         }
@@ -310,7 +360,8 @@ mod tests {
         let words: Vec<_> = arguments.iter().map(|word| word.to_str().unwrap()).collect();
         assert_eq!(
             words.join(" "),
-            "build --profile release --bin tributary-agent --bin tributary-receiver --target-dir /t/target"
+            "build --profile release --bin tributary-agent --bin tributary-receiver --bin tributary-s3 \
+             --target-dir /t/target"
         );
         assert!(build_arguments(Path::new("/t/target/debug")).contains(&"dev".into()));
     }

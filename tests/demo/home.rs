@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tributary_tests::mqtt::NumberSet;
+use tributary_tests::world::ports;
 
 use crate::data::Survey;
 
@@ -218,7 +219,7 @@ impl Ports {
     fn free(gateways: usize) -> anyhow::Result<Self> {
         let mut held = Vec::new();
         let mut any = || -> anyhow::Result<u16> {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+            let listener = ports::held()?;
             let port = listener.local_addr()?.port();
             held.push(listener);
             Ok(port)

@@ -6,6 +6,8 @@ mod config;
 mod data;
 mod home;
 mod children;
+mod chaos;
+mod publisher;
 mod replay;
 mod progress;
 mod count;
@@ -26,17 +28,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tributary_tests::mqtt::{EmbeddedBroker, NumberSet, Proxy};
 use tributary_tests::s3::{S3Options, S3Server};
 
+use crate::chaos::{Chaos, Kills, Servers, Told};
 use crate::children::Children;
 use crate::config::{BUCKET, Origin, REGION, WAREHOUSE};
 use crate::count::Counts;
 use crate::data::{Survey, gateway_name};
 use crate::home::{Credentials, Home, Kept, Ports};
 use crate::progress::{Lag, Progress, Screen};
+use crate::publisher::Upstream;
 use crate::watch::Watch;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an agent may take to subscribe before it is said that it hasn't.
 const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(60);
+/// Messages per second while programs are killed.
+const CHAOS_RATE: f64 = 1_000.0;
 const USAGE: u8 = 64;
 
 /// Watch real sensor data go from an MQTT broker into an Iceberg table, each reading once
@@ -65,6 +71,9 @@ struct Args {
     /// First of consecutive fixed ports [default: free ports]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     port_base: Option<u16>,
+    /// Kill agent, receiver, S3 server and (where Mosquitto is installed) broker again and again meanwhile
+    #[arg(long, conflicts_with = "broker")]
+    chaos: bool,
     /// Leave when everything sent is registered, with status 1 if the counts don't agree
     #[arg(long)]
     exit: bool,
@@ -78,6 +87,9 @@ struct Line<'a> {
     counts: Counts,
     #[serde(flatten)]
     places: &'a Places,
+    /// Processes killed, with `--chaos`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kills: Option<usize>,
 }
 
 /// Where everything can be found.
@@ -154,23 +166,26 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
     children::stop_all_left_behind(&home, gateways).await?;
     let credentials = home.credentials()?;
     let ports = home.ports(args.port_base, gateways)?;
-    let s3 = S3Server::start(S3Options {
-        dir: home.folder("s3")?,
-        listen: local(ports.s3),
-        access_key_id: credentials.access_key_id.clone(),
-        secret_access_key: credentials.secret_access_key.clone(),
-        region: REGION.to_owned(),
-        buckets: vec![BUCKET.to_owned()],
-        access_log: Some(home.path("s3-access.jsonl")),
-    })
-    .await?;
-    let places = places(&home, &ports, &credentials, s3.endpoint());
+    let mut servers = Servers::default();
+    let mut s3 = None;
+    if args.chaos {
+        servers = Servers::start(&home, &ports, &programs.s3)?;
+        servers.all_answer().await?;
+    } else {
+        s3 = Some(S3Server::start(s3_options(&home, &ports, &credentials)?).await?);
+    }
+    let s3_endpoint = format!("http://{}", local(ports.s3));
+    let places = places(&home, &ports, &credentials, s3_endpoint.clone());
     let (origin, upstream, broker) = match foreign {
         Some(foreign) => {
             if let Some(password) = &foreign.password {
                 home.write("broker-password", password)?;
             }
             (foreign.origin, foreign.upstream, None)
+        }
+        None if servers.broker => {
+            let broker = local(ports.broker);
+            (Origin::Replay, broker.to_string(), Some(broker))
         }
         None => {
             let broker = EmbeddedBroker::start(local(ports.broker)).await?;
@@ -180,39 +195,60 @@ async fn demo(args: &Args, screen: &mut Screen) -> anyhow::Result<bool> {
     let proxies = proxies(&ports, &upstream).await?;
 
     let mut children = Children::default();
-    let config = home.write("receiver.toml", &config::receiver(&home, &ports, &s3.endpoint())?)?;
-    children.start(&home, "receiver", &programs.receiver, &config).await?;
+    let config = home.write("receiver.toml", &config::receiver(&home, &ports, &s3_endpoint)?)?;
+    children.start(&home, "receiver", &programs.receiver, &config)?;
     for (gateway, &gateway_ports) in ports.gateways.iter().enumerate() {
         let name = gateway_name(gateway);
         home.folder(&name)?;
-        let text = config::agent(&home, gateway, &origin, gateway_ports, &s3.endpoint())?;
+        let text = config::agent(&home, gateway, &origin, gateway_ports, &s3_endpoint)?;
         let config = home.write(&format!("{name}/agent.toml"), &text)?;
-        children.start(&home, &name, &programs.agent, &config).await?;
+        children.start(&home, &name, &programs.agent, &config)?;
     }
     *screen = Screen::new();
     screen.say(&introduction(&home, &places, args.dir.is_none()));
+    if args.chaos && !servers.broker {
+        screen.say("mosquitto isn't installed (apt-get install mosquitto): the broker isn't killed\n");
+    }
 
-    let tables = count::tables(&home, s3.endpoint(), &credentials);
+    let tables = count::tables(&home, s3_endpoint, &credentials);
     let before = script.as_ref().map(|script| NumberSet::from_ranges(&script.kept.acknowledged));
     let before = before.unwrap_or_default();
     let kept = script.as_ref().map(|script| script.kept.clone());
     let watch = Watch::new(tables, ports, Arc::clone(&proxies), before.clone());
-    let run = Run { args, home: &home, places: &places, screen, watch, proxies: Arc::clone(&proxies) };
+    let (chaos, told, lives) = Chaos::new();
+    let upstream = broker.map(|broker| match servers.broker {
+        true => Upstream { broker, lives: Some(lives) },
+        false => Upstream::for_ever(broker),
+    });
+    let told = args.chaos.then_some(told);
+    let run = Run { args, home: &home, places: &places, screen, watch, proxies: Arc::clone(&proxies), told };
+    let watched = async {
+        if args.chaos {
+            chaos.reign(&mut children, &mut servers, Arc::clone(&proxies)).await
+        } else {
+            anyhow::anyhow!("{}", children.ended().await)
+        }
+    };
     let ended = tokio::select! {
-        done = run.until_done(script, broker, before.clone()) => done,
-        ended = children.ended() => Err(anyhow::anyhow!("{ended}")),
+        done = run.until_done(script, upstream, before.clone()) => done,
+        ended = watched => Err(ended),
         () = stopped(&mut stop) => Ok(true),
     };
     screen.clear();
     screen.say("stopping …");
-    for name in children.stop().await {
+    let mut killed = children.stop().await;
+    // Only now: the programs' last words go to them.
+    killed.extend(servers.children.stop().await);
+    for name in killed {
         screen.say(&format!("{name} didn't stop within 15 seconds and was killed"));
     }
     // Now that the agents have stopped, nothing more is acknowledged.
     if let Some(kept) = kept {
         home.keep(&kept, &watch::acknowledged(&before, &proxies))?;
     }
-    s3.stop().await;
+    if let Some(s3) = s3 {
+        s3.stop().await;
+    }
     ended
 }
 
@@ -224,6 +260,8 @@ struct Run<'a> {
     screen: &'a mut Screen,
     watch: Watch,
     proxies: Arc<Vec<Proxy>>,
+    /// What is told of the kills, with `--chaos`.
+    told: Option<Told>,
 }
 
 impl Run<'_> {
@@ -231,10 +269,10 @@ impl Run<'_> {
     async fn until_done(
         mut self,
         script: Option<Script>,
-        broker: Option<SocketAddr>,
+        upstream: Option<Upstream>,
         before: NumberSet,
     ) -> anyhow::Result<bool> {
-        let (Some(script), Some(broker)) = (script, broker) else {
+        let (Some(script), Some(upstream)) = (script, upstream) else {
             return self.watch_only().await;
         };
         self.wait_for_agents().await?;
@@ -242,18 +280,23 @@ impl Run<'_> {
         let sent = Arc::new(AtomicU64::new(before.len()));
         let readings = data::readings(script.files.clone(), script.kept.gateways);
         let proxies = Arc::clone(&self.proxies);
-        let replay = replay::replay(readings, broker, proxies, before, self.args.rate, Arc::clone(&sent));
+        // As fast as it goes would be over before much was killed.
+        let rate = self.args.rate.or(self.told.is_some().then_some(CHAOS_RATE));
+        let replay = replay::replay(readings, upstream, proxies, before, rate, Arc::clone(&sent));
         let mut replay = Some(tokio::spawn(replay));
         let (mut lag, mut kept, mut printed) = (Lag::default(), 0, false);
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut silence_told = false;
         loop {
-            ticks.tick().await;
+            self.wait_and_tell(&mut ticks).await;
             if replay.as_ref().is_some_and(tokio::task::JoinHandle::is_finished)
                 && let Some(ended) = replay.take()
             {
                 ended.await.context("the replay broke off")??;
+                if let Some(told) = &self.told {
+                    told.acknowledged.send_replace(true);
+                }
             }
             let acknowledged = self.watch.acknowledged();
             if acknowledged.len() != kept {
@@ -277,7 +320,7 @@ impl Run<'_> {
                 lag: Some(lag.note(now, sent, seen.registered)),
             };
             self.screen.show(now, progress);
-            if printed {
+            if printed || !self.is_peaceful() {
                 continue;
             }
             let mut counts = None;
@@ -360,9 +403,40 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Waits for the next tick, and shows each kill when it happens.
+    async fn wait_and_tell(&mut self, ticks: &mut tokio::time::Interval) {
+        loop {
+            let Some(told) = &mut self.told else {
+                ticks.tick().await;
+                return;
+            };
+            tokio::select! {
+                biased;
+                Some(line) = told.lines.recv() => self.screen.say(&line),
+                _ = ticks.tick() => return,
+            }
+        }
+    }
+
+    /// Whether nothing is killed, or nothing is any more.
+    fn is_peaceful(&self) -> bool {
+        self.told.as_ref().is_none_or(|told| told.ended.borrow().is_some())
+    }
+
     fn print(&mut self, event: &'static str, counts: Counts) -> anyhow::Result<()> {
+        while let Some(line) = self.told.as_mut().and_then(|told| told.lines.try_recv().ok()) {
+            self.screen.say(&line);
+        }
         self.screen.clear();
-        let line = serde_json::to_string(&Line { event, counts, places: self.places })?;
+        let kills = self.told.as_ref().and_then(|told| told.ended.borrow().clone());
+        if let Some(kills) = &kills {
+            self.screen.say(&format!(
+                "after {kills}: {} sent, missing: {}, duplicates: {}",
+                counts.sent, counts.missing, counts.duplicates
+            ));
+        }
+        let kills = kills.as_ref().map(Kills::all);
+        let line = serde_json::to_string(&Line { event, counts, places: self.places, kills })?;
         let mut output = std::io::stdout().lock();
         writeln!(output, "{line}").and_then(|()| output.flush()).context("can't write to standard output")?;
         if !self.args.exit {
@@ -389,6 +463,18 @@ async fn script(args: &Args, home: &Home, gateways: usize) -> anyhow::Result<Scr
     let survey = tokio::task::spawn_blocking(move || data::survey(&surveyed, gateways)).await??;
     let kept = home.kept(&survey, gateways)?;
     Ok(Script { files, survey, kept })
+}
+
+fn s3_options(home: &Home, ports: &Ports, credentials: &Credentials) -> anyhow::Result<S3Options> {
+    Ok(S3Options {
+        dir: home.folder("s3")?,
+        listen: local(ports.s3),
+        access_key_id: credentials.access_key_id.clone(),
+        secret_access_key: credentials.secret_access_key.clone(),
+        region: REGION.to_owned(),
+        buckets: vec![BUCKET.to_owned()],
+        access_log: Some(home.path("s3-access.jsonl")),
+    })
 }
 
 async fn proxies(ports: &Ports, upstream: &str) -> anyhow::Result<Arc<Vec<Proxy>>> {
@@ -514,6 +600,7 @@ mod tests {
             vec!["--gateways", "0"],
             vec!["--rate", "0"],
             vec!["--rate", "fast"],
+            vec!["--chaos", "--broker", "mqtt://h", "--topic", "#"],
         ] {
             let words = ["tributary-demo"].iter().chain(&wrong);
             assert!(Args::try_parse_from(words).is_err(), "{wrong:?}");
@@ -545,8 +632,12 @@ mod tests {
         let ports = Ports { s3: 1, fleet: 2, broker: 3, gateways: vec![(5, 6)] };
         let credentials = Credentials { access_key_id: "A".into(), secret_access_key: "S".into() };
         let places = places(&home, &ports, &credentials, "http://127.0.0.1:1".into());
-        let line =
-            Line { event: "registered", counts: Counts { sent: 7, ..Counts::default() }, places: &places };
+        let line = Line {
+            event: "registered",
+            counts: Counts { sent: 7, ..Counts::default() },
+            places: &places,
+            kills: None,
+        };
         let text = serde_json::to_string(&line).unwrap();
         let start = r#"{"event":"registered","sent":7,"acknowledged":0,"registered":0,"distinct":0,"missing":0,"duplicates":0,"rejected":0,"s3_endpoint":"http://127.0.0.1:1","access_key_id":"A","secret_access_key":"S","region":"us-east-1","catalog_uri":"sqlite:///"#;
         assert!(text.starts_with(start), "{text}");

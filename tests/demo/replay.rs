@@ -1,33 +1,20 @@
-//! Publishes the readings, never more than the embedded broker is sure to hold, and keeps each until the proxy saw
-//! the agent acknowledge it.
+//! Publishes the readings at their pace, never more than the embedded broker is sure to hold.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use futures::future::select_all;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Packet, QoS};
+use anyhow::ensure;
 use tokio::sync::mpsc;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tributary_tests::mqtt::broker::{MAX_OUTSTANDING_BYTES, MAX_PAYLOAD};
-use tributary_tests::mqtt::record::Counts;
+use tributary_tests::mqtt::broker::MAX_PAYLOAD;
 use tributary_tests::mqtt::{NumberSet, Proxy};
 
 use crate::data::Reading;
+use crate::publisher::{Publisher, Upstream};
 
 /// Messages published and not yet acknowledged by an agent, over all gateways.
 const MAX_OUTSTANDING: usize = 5_000;
-/// Messages on the way to the broker. It leaves Nagle's algorithm on, so its answers may come 40 ms apart: that many go
-/// out meanwhile.
-const IN_FLIGHT: u16 = 1_000;
-/// After so long without any acknowledgement, what the broker has lost is published again.
-const LOST_AFTER: Duration = Duration::from_secs(30);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// Readings read ahead of the publisher.
 const READ_AHEAD: usize = 1_024;
 
@@ -39,13 +26,13 @@ const READ_AHEAD: usize = 1_024;
 /// When the readings can't be read or a message is larger than the broker takes.
 pub(crate) async fn replay(
     readings: impl Iterator<Item = anyhow::Result<Reading>> + Send + 'static,
-    broker: SocketAddr,
+    upstream: Upstream,
     proxies: Arc<Vec<Proxy>>,
     before: NumberSet,
     rate: Option<f64>,
     sent: Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
-    let publisher = Publisher::connect(broker, &proxies, MAX_OUTSTANDING);
+    let publisher = Publisher::connect(upstream, &proxies, MAX_OUTSTANDING);
     publish_all(readings, publisher, before, rate, sent).await
 }
 
@@ -70,7 +57,7 @@ async fn publish_all(
             reading.number,
             reading.payload.len()
         );
-        publisher.wait_for_room(publisher.max_outstanding).await?;
+        publisher.wait_for_room(publisher.max_outstanding()).await?;
         if let Some(due) = pace.next(Instant::now()) {
             tokio::time::sleep_until(due).await;
         }
@@ -93,180 +80,6 @@ fn read_ahead(
         }
     });
     receiver
-}
-
-struct Publisher {
-    client: AsyncClient,
-    /// Drives the client's connection; ends with the publisher.
-    _connection: JoinSet<()>,
-    proxies: Arc<Vec<Proxy>>,
-    max_outstanding: usize,
-    changes: Vec<watch::Receiver<Counts>>,
-    outstanding: Outstanding,
-    published: u64,
-    /// PUBLISH packets that the broker has taken from us.
-    taken: Arc<AtomicU64>,
-    last_settled: Instant,
-}
-
-impl Publisher {
-    fn connect(broker: SocketAddr, proxies: &Arc<Vec<Proxy>>, max_outstanding: usize) -> Self {
-        let mut options = MqttOptions::new("tributary-demo", broker.ip().to_string(), broker.port());
-        let largest = MAX_PAYLOAD + (64 << 10);
-        options.set_max_packet_size(largest, largest).set_inflight(IN_FLIGHT);
-        let (client, mut events) = AsyncClient::new(options, usize::from(IN_FLIGHT));
-        events.set_network_options(prompt());
-        let taken = Arc::new(AtomicU64::new(0));
-        let mut connection = JoinSet::new();
-        connection.spawn(drive(events, Arc::clone(&taken)));
-        Self {
-            client,
-            _connection: connection,
-            proxies: Arc::clone(proxies),
-            max_outstanding,
-            changes: proxies.iter().map(Proxy::changes).collect(),
-            outstanding: Outstanding::new(proxies.len()),
-            published: 0,
-            taken,
-            last_settled: Instant::now(),
-        }
-    }
-
-    async fn publish(&mut self, reading: Reading) -> anyhow::Result<()> {
-        self.send(&reading).await?;
-        self.outstanding.add(reading);
-        Ok(())
-    }
-
-    async fn send(&mut self, reading: &Reading) -> anyhow::Result<()> {
-        let (topic, payload) = (reading.topic.as_str(), reading.payload.as_str());
-        self.client
-            .publish(topic, QoS::AtLeastOnce, false, payload)
-            .await
-            .with_context(|| format!("can't publish on {topic}"))?;
-        self.published += 1;
-        Ok(())
-    }
-
-    /// Waits until fewer than `limit` messages, and no more bytes than the broker holds, are outstanding.
-    async fn wait_for_room(&mut self, limit: usize) -> anyhow::Result<()> {
-        loop {
-            // Marked as seen before looking, so that no change falls between looking and waiting.
-            for changes in &mut self.changes {
-                changes.mark_unchanged();
-            }
-            let proxies = &self.proxies;
-            let settled = self.outstanding.settle(|reading| {
-                proxies.get(reading.gateway).is_some_and(|proxy| proxy.is_acknowledged(reading.number))
-            });
-            if settled > 0 {
-                self.last_settled = Instant::now();
-            }
-            if self.outstanding.len() < limit && self.outstanding.bytes() < MAX_OUTSTANDING_BYTES / 2 {
-                return Ok(());
-            }
-            let changed = select_all(self.changes.iter_mut().map(|changes| Box::pin(changes.changed())));
-            if tokio::time::timeout_at(self.last_settled + LOST_AFTER, changed).await.is_err() {
-                self.send_lost_again().await?;
-            }
-        }
-    }
-
-    /// Publishes again what the broker took and will never deliver: its subscriber is there, has answered all it was
-    /// given, and is given nothing more. (rumqttd loses a message when a stale acknowledgement reaches it.) The bytes
-    /// are the same, so the agent knows a copy when it has the first.
-    async fn send_lost_again(&mut self) -> anyhow::Result<()> {
-        self.last_settled = Instant::now();
-        if self.taken.load(Ordering::Relaxed) < self.published {
-            return Ok(()); // still on the way to the broker
-        }
-        for (gateway, proxy) in Arc::clone(&self.proxies).iter().enumerate() {
-            let counts = proxy.counts();
-            if counts.subscribed == 0 || counts.in_flight > 0 {
-                continue;
-            }
-            for reading in self.outstanding.of(gateway) {
-                tracing::warn!(number = reading.number, "lost by the embedded broker, sent again");
-                self.send(&reading).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Small packets go out at once instead of waiting for the answer to the one before.
-fn prompt() -> NetworkOptions {
-    let mut options = NetworkOptions::new();
-    options.set_tcp_nodelay(true);
-    options
-}
-
-/// Polls the connection for as long as the publisher lives; the client resends what an error left open.
-async fn drive(mut events: EventLoop, taken: Arc<AtomicU64>) {
-    loop {
-        match events.poll().await {
-            Ok(Event::Incoming(Packet::PubAck(_))) => {
-                taken.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the publisher lost its broker");
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Messages published and not acknowledged, by gateway, in the order they were sent.
-#[derive(Debug)]
-struct Outstanding {
-    gateways: Vec<VecDeque<Reading>>,
-    messages: usize,
-    bytes: usize,
-}
-
-impl Outstanding {
-    fn new(gateways: usize) -> Self {
-        Self { gateways: vec![VecDeque::new(); gateways], messages: 0, bytes: 0 }
-    }
-
-    fn add(&mut self, reading: Reading) {
-        self.messages += 1;
-        self.bytes += size(&reading);
-        if let Some(gateway) = self.gateways.get_mut(reading.gateway) {
-            gateway.push_back(reading);
-        }
-    }
-
-    /// Drops what is acknowledged, from the oldest on: agents acknowledge in order. Returns how many.
-    fn settle(&mut self, is_acknowledged: impl Fn(&Reading) -> bool) -> usize {
-        let before = self.messages;
-        for gateway in &mut self.gateways {
-            while gateway.front().is_some_and(&is_acknowledged) {
-                if let Some(reading) = gateway.pop_front() {
-                    self.messages -= 1;
-                    self.bytes -= size(&reading);
-                }
-            }
-        }
-        before - self.messages
-    }
-
-    fn of(&self, gateway: usize) -> Vec<Reading> {
-        self.gateways.get(gateway).map(|readings| readings.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    fn len(&self) -> usize {
-        self.messages
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-fn size(reading: &Reading) -> usize {
-    reading.topic.len() + reading.payload.len()
 }
 
 /// When the next message may go out.
@@ -299,28 +112,21 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, QoS};
+    use tokio::sync::watch;
+    use tokio::task::JoinSet;
+    use tributary_tests::mqtt::EmbeddedBroker;
+
     use super::*;
     use crate::data;
-    use tributary_tests::mqtt::EmbeddedBroker;
 
     const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
     fn reading(number: u64, gateway: usize) -> Reading {
         let topic = format!("{}/sensors/a/t", data::gateway_name(gateway));
         Reading { number, gateway, topic, payload: format!(r#"{{"ts":"t","value":1,"n":{number}}}"#) }
-    }
-
-    #[test]
-    fn a_message_is_outstanding_until_it_and_all_before_it_are_acknowledged() {
-        let mut outstanding = Outstanding::new(2);
-        for (number, gateway) in [(1, 0), (2, 1), (3, 0), (4, 0)] {
-            outstanding.add(reading(number, gateway));
-        }
-        assert_eq!(outstanding.settle(|reading| [2, 3].contains(&reading.number)), 1);
-        assert_eq!(outstanding.len(), 3);
-        assert_eq!(outstanding.settle(|reading| [1, 3].contains(&reading.number)), 2);
-        assert_eq!(outstanding.bytes(), size(&reading(4, 0)));
-        assert_eq!(outstanding.of(0), [reading(4, 0)]);
     }
 
     #[test]
@@ -352,12 +158,18 @@ mod tests {
         (broker, Arc::new(proxies), agents)
     }
 
+    fn upstream(broker: &EmbeddedBroker) -> Upstream {
+        Upstream::for_ever(broker.address_v4())
+    }
+
     async fn agent(address: SocketAddr, gateway: usize, mut acknowledge: watch::Receiver<bool>) {
         let name = data::gateway_name(gateway);
         let mut options = MqttOptions::new(name.as_str(), address.ip().to_string(), address.port());
         options.set_clean_session(false).set_manual_acks(true);
         let (client, mut events) = AsyncClient::new(options, 256);
-        events.set_network_options(prompt());
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        events.set_network_options(network);
         client.subscribe(format!("{name}/sensors/+/+"), QoS::AtLeastOnce).await.unwrap();
         let mut held = Vec::new();
         loop {
@@ -386,7 +198,7 @@ mod tests {
         let readings = (1..=COUNT).map(|number| Ok(reading(number, (number % 2) as usize)));
         let before = NumberSet::from_ranges(&[(1, 500)]);
         let replay =
-            replay(readings, broker.address_v4(), Arc::clone(&proxies), before, None, Arc::clone(&sent));
+            replay(readings, upstream(&broker), Arc::clone(&proxies), before, None, Arc::clone(&sent));
         replay.await.unwrap();
         assert_eq!(sent.load(Ordering::Relaxed), COUNT);
         let mut all = NumberSet::new();
@@ -406,7 +218,7 @@ mod tests {
         let (broker, proxies, _agents) = world(1, acknowledged).await;
         let sent = Arc::new(AtomicU64::new(0));
         let readings = (1..=200).map(|number| Ok(reading(number, 0)));
-        let publisher = Publisher::connect(broker.address_v4(), &proxies, LIMIT);
+        let publisher = Publisher::connect(upstream(&broker), &proxies, LIMIT);
         let replay = publish_all(readings, publisher, NumberSet::new(), None, Arc::clone(&sent));
         let replay = tokio::spawn(replay);
         let mut changes = proxies[0].changes();
@@ -427,8 +239,7 @@ mod tests {
         let proxy = Proxy::start(LOCAL, &broker.address_v4().to_string(), data::number_of).await.unwrap();
         let readings = [Err(anyhow::anyhow!("line 7 is torn"))].into_iter();
         let sent = Arc::new(AtomicU64::new(0));
-        let replay =
-            replay(readings, broker.address_v4(), Arc::new(vec![proxy]), NumberSet::new(), None, sent);
+        let replay = replay(readings, upstream(&broker), Arc::new(vec![proxy]), NumberSet::new(), None, sent);
         assert_eq!(replay.await.unwrap_err().to_string(), "line 7 is torn");
     }
 }

@@ -1,7 +1,7 @@
 //! Kills without warning while messages flow.
 
 use anyhow::ensure;
-use tributary_tests::world::{Mqtt, World};
+use tributary_tests::world::{Mqtt, Saves, World};
 
 /// Messages of one run, in portions that are published one after the other.
 const MESSAGES: u64 = 1_500;
@@ -61,5 +61,5 @@ async fn every_acknowledged_message_is_in_the_table_once_however_often_both_prog
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_holds_for_mqtt_3_1_1_and_mosquitto() -> anyhow::Result<()> {
-    survive(Mqtt::MosquittoV4).await
+    survive(Mqtt::MosquittoV4(Saves::AtStop)).await
 }

@@ -1,7 +1,7 @@
 //! The bucket and the broker go away and come back.
 
 use anyhow::ensure;
-use tributary_tests::world::{Mqtt, World};
+use tributary_tests::world::{Mqtt, Saves, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_is_away_at_the_start_and_in_the_middle_costs_time_only() -> anyhow::Result<()> {
@@ -42,7 +42,7 @@ async fn a_broker_that_was_restarted_still_owes_what_it_was_given() -> anyhow::R
     const FIRST: u64 = 200;
     const SECOND: u64 = 500;
     const ALL: u64 = 700;
-    let mut world = World::start(Mqtt::MosquittoV4).await?;
+    let world = World::start(Mqtt::MosquittoV4(Saves::AtStop)).await?;
     let agent = world.agent()?;
     let _receiver = world.receiver()?;
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;

@@ -2,7 +2,7 @@
 //!
 //! [`Tally`] and [`Newest`] are arithmetic; [`Tables`] reads SQLite and the bucket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -262,6 +262,23 @@ impl Tables {
         let columns = ["window_name", "gateway", "series", "window_start", "revision", "samples"];
         scan(state, &columns, |batch| newest.add(batch)).await?;
         Ok(newest.sum())
+    }
+
+    /// Rows of `state`, which is `gaps`, by their reason.
+    ///
+    /// # Errors
+    /// When the catalog or a file can't be read at the moment.
+    pub async fn gaps(&self, state: &State) -> anyhow::Result<BTreeMap<String, u64>> {
+        let mut gaps = BTreeMap::new();
+        scan(state, &["reason"], |batch| {
+            let reasons = column(batch, "reason", &DataType::Utf8)?;
+            for reason in reasons.as_string::<i32>().iter().flatten() {
+                *gaps.entry(reason.to_owned()).or_insert(0) += 1;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(gaps)
     }
 
     /// Messages that were rejected, from `state`, which is `rejects`.

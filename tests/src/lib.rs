@@ -4,3 +4,4 @@ pub mod mqtt;
 pub mod s3;
 pub mod lake;
 pub mod world;
+pub mod crash;

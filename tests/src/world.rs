@@ -7,12 +7,13 @@
 
 pub mod ask;
 pub mod broker;
+pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod publish;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,8 +26,8 @@ use tributary_contract::status::GatewayStatus;
 use crate::lake::{Files, Tables, Tally};
 use crate::mqtt::Proxy;
 use crate::s3::{S3Options, S3Server, client};
-pub use broker::Broker;
-pub use process::Process;
+pub use broker::{Broker, Mosquitto, Saves};
+pub use process::{Process, Signal};
 pub use programs::{Programs, programs};
 
 /// The one gateway of a world.
@@ -51,8 +52,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(40);
 pub enum Mqtt {
     /// MQTT 5 with the broker inside this process.
     EmbeddedV5,
+    /// MQTT 5 with Mosquitto.
+    MosquittoV5(Saves),
     /// MQTT 3.1.1 with Mosquitto.
-    MosquittoV4,
+    MosquittoV4(Saves),
 }
 
 /// Everything that stands around the two programs, and their configuration.
@@ -98,10 +101,13 @@ impl World {
     pub async fn without_bucket(mqtt: Mqtt) -> anyhow::Result<Self> {
         let programs = programs().await?;
         let folder = tempfile::Builder::new().prefix("tributary-e2e-").tempdir()?;
-        let [bucket_port, status_port, fleet_port, spare_port, broker_port] = free_ports()?;
+        let [bucket_port, status_port, fleet_port, spare_port, broker_port] = ports::free()?;
         let (broker, version) = match mqtt {
             Mqtt::EmbeddedV5 => (Broker::embedded().await?, "5"),
-            Mqtt::MosquittoV4 => (Broker::mosquitto(folder.path(), broker_port).await?, "3.1.1"),
+            Mqtt::MosquittoV5(saves) => (Broker::mosquitto(folder.path(), broker_port, saves).await?, "5"),
+            Mqtt::MosquittoV4(saves) => {
+                (Broker::mosquitto(folder.path(), broker_port, saves).await?, "3.1.1")
+            }
         };
         let upstream = broker.for_agents().to_string();
         let proxy = Proxy::start(local(0), &upstream, publish::number_of).await?;
@@ -145,6 +151,27 @@ impl World {
         put.metadata(Digest::METADATA_KEY, Digest::of(body).to_string()).send().await?;
         aside.stop().await;
         Ok(())
+    }
+
+    /// Starts the bucket as a process of its own, which can be killed, with what it held before.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn bucket_process(&self) -> anyhow::Result<Process> {
+        ensure!(self.bucket.is_none(), "the bucket runs in this process");
+        let arguments = [
+            "--dir".into(),
+            self.path("s3"),
+            "--listen".into(),
+            local(self.bucket_port).to_string().into(),
+            "--credentials".into(),
+            self.path("credentials.toml"),
+            "--region".into(),
+            REGION.into(),
+            "--bucket".into(),
+            BUCKET.into(),
+        ];
+        Process::start(&self.programs.s3, arguments, &self.path("s3.log"))
     }
 
     async fn open_bucket(&self, port: u16) -> anyhow::Result<S3Server> {
@@ -191,6 +218,12 @@ impl World {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Leaves the folder where it is when the world ends, for a person to look into, and returns its path.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
     }
 
     /// Writes a file into the world's folder, readable by its owner only.
@@ -240,7 +273,8 @@ impl World {
     /// # Errors
     /// When it can't be started.
     pub fn run(&self, name: &str, program: &Path, config: &Path) -> anyhow::Result<Process> {
-        Process::start(program, config, &self.path(&format!("{name}.log")))
+        let arguments = [Path::new("run"), Path::new("--config"), config];
+        Process::start(program, arguments, &self.path(&format!("{name}.log")))
     }
 
     /// Where the agent serves its status.
@@ -518,18 +552,6 @@ pub async fn until<T>(
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-}
-
-/// Free ports on 127.0.0.1, held until all are known so that they differ.
-fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut held = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind(local(0)).context("no free port")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }
 
 const fn local(port: u16) -> SocketAddr {

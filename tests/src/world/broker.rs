@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 
+use super::process::{Process, Signal};
 use super::{local, until};
 use crate::mqtt::EmbeddedBroker;
 
@@ -17,15 +17,30 @@ pub enum Broker {
     /// rumqttd, in this process until it ends.
     Embedded(EmbeddedBroker),
     /// Debian's broker.
-    Mosquitto(Mosquitto),
+    Mosquitto(Box<Mosquitto>),
 }
 
 /// A Mosquitto with a folder of its own.
 #[derive(Debug)]
 pub struct Mosquitto {
     config: PathBuf,
+    log: PathBuf,
     address: SocketAddr,
-    process: Option<Child>,
+    process: Mutex<Option<Process>>,
+}
+
+/// When a Mosquitto writes down its sessions and messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Saves {
+    /// When it ends in order: killed, it has lost everything since its start. That is how it is installed, but for a
+    /// save each half hour.
+    #[default]
+    AtStop,
+    /// Each second, too: killed, it comes back with what it knew a moment ago, and sends again what was acknowledged
+    /// since.
+    EachSecond,
+    /// Never: each start finds nothing.
+    Never,
 }
 
 impl Broker {
@@ -33,20 +48,10 @@ impl Broker {
         Ok(Self::Embedded(EmbeddedBroker::start(local(0)).await?))
     }
 
-    pub(super) async fn mosquitto(folder: &Path, port: u16) -> anyhow::Result<Self> {
-        let kept = folder.join("mosquitto");
-        std::fs::create_dir_all(&kept)?;
-        // Debian's build gives up root for a user that couldn't read this folder.
-        let text = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
-             max_queued_messages 0\nmax_inflight_messages 100\nuser root\n",
-            kept.display()
-        );
-        let config = folder.join("mosquitto.conf");
-        std::fs::write(&config, text)?;
-        let mut mosquitto = Mosquitto { config, address: local(port), process: None };
+    pub(super) async fn mosquitto(folder: &Path, port: u16, saves: Saves) -> anyhow::Result<Self> {
+        let mosquitto = Mosquitto::new(folder, port, saves)?;
         mosquitto.start().await?;
-        Ok(Self::Mosquitto(mosquitto))
+        Ok(Self::Mosquitto(Box::new(mosquitto)))
     }
 
     /// Where the agent's protocol is spoken.
@@ -71,7 +76,7 @@ impl Broker {
     ///
     /// # Errors
     /// When this is the broker inside the process, which can't be stopped.
-    pub fn restartable(&mut self) -> anyhow::Result<&mut Mosquitto> {
+    pub fn restartable(&self) -> anyhow::Result<&Mosquitto> {
         match self {
             Self::Embedded(_) => anyhow::bail!("the embedded broker can't be stopped"),
             Self::Mosquitto(broker) => Ok(broker),
@@ -79,32 +84,99 @@ impl Broker {
     }
 }
 
+/// Where Mosquitto is, if it is installed.
+#[must_use]
+pub fn mosquitto_program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    folders.map(|folder| folder.join("mosquitto")).find(|program| program.is_file())
+}
+
+/// Writes the configuration of a Mosquitto that listens on `port` of 127.0.0.1, keeps what it saves in `folder`, and
+/// drops nothing of what it took. The file is `mosquitto.conf` there.
+///
+/// # Errors
+/// When the folder can't be written.
+pub fn mosquitto_config(folder: &Path, port: u16, saves: Saves) -> anyhow::Result<PathBuf> {
+    let kept = folder.join("mosquitto");
+    std::fs::create_dir_all(&kept).with_context(|| format!("can't make {}", kept.display()))?;
+    let persistence = match saves {
+        Saves::AtStop => "true\nautosave_interval 0",
+        Saves::EachSecond => "true\nautosave_interval 1",
+        Saves::Never => "false",
+    };
+    // Debian's build gives up root for a user that couldn't read this folder.
+    let text = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence {persistence}\n\
+         persistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages 100\nuser root\n",
+        kept.display()
+    );
+    let config = folder.join("mosquitto.conf");
+    std::fs::write(&config, text).with_context(|| format!("can't write {}", config.display()))?;
+    Ok(config)
+}
+
 impl Mosquitto {
-    /// Starts it with the sessions and messages that it kept.
+    /// One that keeps what it saves in `folder` and listens on 127.0.0.1; not started yet.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn new(folder: &Path, port: u16, saves: Saves) -> anyhow::Result<Self> {
+        let config = mosquitto_config(folder, port, saves)?;
+        let log = folder.join("mosquitto.log");
+        Ok(Self { config, log, address: local(port), process: Mutex::new(None) })
+    }
+
+    /// Starts it with the sessions and messages that it kept, and returns when it answers.
     ///
     /// # Errors
     /// When it isn't installed or doesn't answer.
-    pub async fn start(&mut self) -> anyhow::Result<()> {
-        let found = ["mosquitto", "/usr/sbin/mosquitto"].into_iter().find_map(|program| {
-            let mut command = Command::new(program);
-            command.arg("-c").arg(&self.config).kill_on_drop(true);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()
-        });
-        self.process = Some(found.context("mosquitto isn't installed: apt-get install mosquitto")?);
+    pub async fn start(&self) -> anyhow::Result<()> {
+        let program = mosquitto_program().context(NOT_INSTALLED)?;
+        let started = Process::start(&program, [Path::new("-c"), &self.config], &self.log)?;
+        let mut process = self.process.lock().await;
+        let process = process.insert(started);
         let address = self.address;
-        until("mosquitto answers", async || Ok(TcpStream::connect(address).await.ok().map(drop))).await
+        until("mosquitto answers", async || {
+            process.still_runs()?;
+            Ok(TcpStream::connect(address).await.ok().map(drop))
+        })
+        .await
     }
 
     /// Asks it to stop; it writes down what it keeps.
     ///
     /// # Errors
     /// When it doesn't run or doesn't stop.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let mut process = self.process.take().context("mosquitto doesn't run")?;
-        let pid = process.id().context("mosquitto ended by itself")?.to_string();
-        let sent = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().await?;
-        ensure!(sent.success(), "can't send SIGTERM to mosquitto");
-        process.wait().await?;
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        self.process.lock().await.take().context(NOT_RUNNING)?.stop().await?;
         Ok(())
     }
+
+    /// Kills it with SIGKILL: what it hasn't saved is lost.
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        self.process.lock().await.take().context(NOT_RUNNING)?.kill().await
+    }
+
+    /// Fails if it has ended by itself.
+    ///
+    /// # Errors
+    /// With its exit status and the end of its log.
+    pub async fn still_runs(&self) -> anyhow::Result<()> {
+        self.process.lock().await.as_mut().context(NOT_RUNNING)?.still_runs()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub async fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.lock().await.as_mut().context(NOT_RUNNING)?.signal(signal).await
+    }
 }
+
+const NOT_INSTALLED: &str = "mosquitto isn't installed: apt-get install mosquitto";
+const NOT_RUNNING: &str = "mosquitto doesn't run";

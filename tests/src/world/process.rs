@@ -1,11 +1,11 @@
-//! One running program: killed, asked to stop, waited for.
+//! One running program: killed, stopped and continued, asked to stop, waited for.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use tokio::process::{Child, Command};
 
 /// How long a program may take to end by itself before a test gives up.
@@ -20,14 +20,43 @@ pub struct Process {
     log: PathBuf,
 }
 
+/// A signal that leaves a program alive, or asks it to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: end in order.
+    Terminate,
+    /// SIGSTOP: stand still where you are.
+    Stop,
+    /// SIGCONT: go on.
+    Continue,
+}
+
+impl Signal {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "TERM",
+            Self::Stop => "STOP",
+            Self::Continue => "CONT",
+        }
+    }
+}
+
 impl Process {
-    /// Starts `program run --config CONFIG`; both of its outputs are appended to `log`.
-    pub(super) fn start(program: &Path, config: &Path, log: &Path) -> anyhow::Result<Self> {
+    /// Starts `program` with `arguments`; both of its outputs are appended to `log`.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log);
         let file = file.with_context(|| format!("can't open {}", log.display()))?;
         let mut command = Command::new(program);
-        command.args(["run", "--config"]).arg(config).stdin(Stdio::null());
-        command.stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
+        command.args(arguments).stdin(Stdio::null());
+        // A group of its own, so that Ctrl-C reaches the test alone, which then ends what it started.
+        command.stdout(file.try_clone()?).stderr(file).process_group(0).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
         Ok(Self { child, log: log.to_owned() })
     }
@@ -37,21 +66,43 @@ impl Process {
     /// # Errors
     /// When it had ended by itself before.
     pub async fn kill(mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            anyhow::bail!("it had ended by itself ({status}):\n{}", last_lines(&self.log));
-        }
+        self.still_runs()?;
         self.child.kill().await.context("can't kill")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it had ended by itself before.
+    pub async fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.still_runs()?;
+        let pid = self.child.id().context("it has no id")?.to_string();
+        // Through the shell: the standard library can only kill.
+        let mut kill = Command::new("sh");
+        kill.args(["-c", r#"kill -s "$1" "$2""#, "sh", signal.name(), &pid]).stdin(Stdio::null());
+        let sent = kill.status().await?;
+        ensure!(sent.success(), "can't send SIG{} to {pid}", signal.name());
+        Ok(())
+    }
+
+    /// Fails if it has ended by itself.
+    ///
+    /// # Errors
+    /// With its exit status and the end of its log.
+    pub fn still_runs(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("it ended by itself ({status}):\n{}", last_lines(&self.log)),
+        }
     }
 
     /// Asks it to stop with SIGTERM; its exit status and how long it took.
     ///
     /// # Errors
     /// When it doesn't end within a minute.
-    pub async fn stop(self) -> anyhow::Result<(ExitStatus, Duration)> {
-        let pid = self.child.id().context("it had ended by itself")?.to_string();
+    pub async fn stop(mut self) -> anyhow::Result<(ExitStatus, Duration)> {
         let asked = Instant::now();
-        let sent = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().await?;
-        ensure!(sent.success(), "can't send SIGTERM to {pid}");
+        self.signal(Signal::Terminate).await?;
         let status = self.ended().await?;
         Ok((status, asked.elapsed()))
     }
@@ -63,7 +114,7 @@ impl Process {
     pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
         match tokio::time::timeout(END_WITHIN, self.child.wait()).await {
             Ok(status) => Ok(status?),
-            Err(_) => anyhow::bail!("it still runs:\n{}", last_lines(&self.log)),
+            Err(_) => bail!("it still runs:\n{}", last_lines(&self.log)),
         }
     }
 }
