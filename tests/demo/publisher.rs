@@ -91,13 +91,17 @@ impl Publisher {
     /// False when the broker began another life.
     async fn send(&mut self, reading: &Reading) -> anyhow::Result<bool> {
         let (topic, payload) = (reading.topic.as_str(), reading.payload.as_str());
-        tokio::select! {
+        let sent = tokio::select! {
             biased;
             () = self.upstream.reborn(self.life) => return Ok(false),
-            sent = self.client.publish(topic, QoS::AtLeastOnce, false, payload) => {
-                sent.with_context(|| format!("can't publish on {topic}"))?;
-            }
+            sent = self.client.publish(topic, QoS::AtLeastOnce, false, payload) => sent,
+        };
+        if sent.is_err() && self.upstream.lives.is_some() {
+            // The connection has ended with the broker, which comes back.
+            self.upstream.reborn(self.life).await;
+            return Ok(false);
         }
+        sent.with_context(|| format!("can't publish on {topic}"))?;
         self.published += 1;
         Ok(true)
     }

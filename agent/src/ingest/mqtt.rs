@@ -10,6 +10,13 @@
 //! queue is larger than any in-flight window in use, so this happens only when the pipeline really stands still.
 //!
 //! A new session is subscribed only after [`Handle::permit`]: the end of the old one must be durable first.
+//!
+//! A session that the broker found isn't always the one that was subscribed. A start that was killed before its permit has
+//! left one behind that was never subscribed; a broker that was killed comes back with the one that it saved last. Both
+//! would deliver nothing for ever, and say nothing. So a session is subscribed again wherever that may have happened: at
+//! the first connection of a start, after an attempt that found no broker, and with MQTT 5, where it costs nothing but
+//! the packet, after each lost connection. With 3.1.1 each SUBSCRIBE brings all retained messages once more; so after a
+//! mere cut it isn't sent, and a broker that is killed and back before the next attempt can still deceive us.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -239,6 +246,7 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
         protocol: Protocol::new(settings.connection.version),
         generation: u64::from(settings.start) << 32,
         subscribed: settings.subscribed.clone(),
+        doubtful: true,
         settings,
         events,
         wanted,
@@ -367,6 +375,8 @@ struct Task {
     /// Generation of the last connection.
     generation: u64,
     subscribed: Option<String>,
+    /// Whether a session that the broker finds may be another one than the one that was subscribed.
+    doubtful: bool,
 }
 
 impl Task {
@@ -379,6 +389,7 @@ impl Task {
             self.wanted.live(None);
             let connected = self.generation > before;
             self.protocol.failed(version, &failure, connected);
+            self.doubtful |= !connected || version == MqttVersion::V5;
             attempt = if connected && began.elapsed() >= GOOD { 0 } else { attempt + 1 };
             if !self.emit(Event::Disconnected { error: failure.text }).await {
                 return;
@@ -419,7 +430,7 @@ impl Task {
                 Ok(Incoming::Connected { session_present }) => {
                     let event = self.connected(version, session_present);
                     if session_present
-                        && let Some(gone) = self.filters_gone()
+                        && let Some(gone) = self.to_subscribe()
                         && let Err(failure) = link.subscribe(&self.settings.filters, &gone)
                     {
                         return Ended::Failed(failure);
@@ -469,11 +480,12 @@ impl Task {
         Event::Connected { generation: self.generation, session, protocol, at: self.now() }
     }
 
-    /// `None` where the session has just our filters; else the filters that it has and we no longer want.
-    fn filters_gone(&self) -> Option<Vec<String>> {
+    /// `None` where the session surely has just our filters; else it is to be subscribed, and those filters that it has
+    /// and we no longer want are to be given up.
+    fn to_subscribe(&self) -> Option<Vec<String>> {
         let wanted = spelled(&self.settings.filters);
         let had = self.subscribed.as_deref().unwrap_or("");
-        if had == wanted {
+        if had == wanted && !self.doubtful {
             return None;
         }
         let paths = had.lines().filter_map(|line| line.split_once(' ')).map(|(_, path)| path);
@@ -487,6 +499,7 @@ impl Task {
         let answer = |f: &Filter| (f.clone(), codes.next().unwrap_or_else(missing));
         let granted: Vec<_> = self.settings.filters.iter().map(answer).collect();
         let keep = granted.iter().all(|(_, g)| g.is_ok()).then(|| spelled(&self.settings.filters));
+        self.doubtful = false;
         // A session there is, whatever it refused: losing it is a loss.
         self.subscribed = Some(keep.clone().unwrap_or_default());
         Event::Subscribed { granted, keep }

@@ -16,7 +16,7 @@ use crate::config::MINUTE;
 struct Mosquitto {
     process: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Mosquitto {
@@ -41,9 +41,14 @@ impl Mosquitto {
         );
         let file = folder.path().join("mosquitto.conf");
         std::fs::write(&file, config).unwrap();
+        let process = Self::spawn(&file)?;
+        Some(Self { process, port, folder })
+    }
+
+    fn spawn(config: &std::path::Path) -> Option<Child> {
         let found = ["mosquitto", "/usr/sbin/mosquitto"].into_iter().find_map(|program| {
             let mut process = Process::new(program);
-            process.arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+            process.arg("-c").arg(config).stdout(Stdio::null()).stderr(Stdio::piped());
             process.spawn().ok()
         });
         let Some(mut process) = found else {
@@ -55,7 +60,31 @@ impl Mosquitto {
         assert!(running.is_some(), "the broker doesn't start");
         // Its log must go on being read, or it would block.
         std::thread::spawn(move || lines.map_while(Result::ok).count());
-        Some(Self { process, port, _folder: folder })
+        Some(process)
+    }
+
+    /// Ends it, in order or by SIGKILL; it comes back with what it had saved.
+    fn restart(&mut self, in_order: bool) {
+        if in_order {
+            let pid = self.process.id().to_string();
+            assert!(
+                Process::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().unwrap().success()
+            );
+        } else {
+            // It may be dead already.
+            let _ = self.process.kill();
+        }
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.folder.path().join("mosquitto.conf")).unwrap();
+    }
+
+    /// A session of the agent's name that has no subscription.
+    async fn bare_session(&self) {
+        let mut options = MqttOptions::new("gw-1", "127.0.0.1", self.port);
+        options.set_clean_session(false);
+        let (client, mut events) = AsyncClient::new(options, 10);
+        client.try_disconnect().unwrap();
+        while events.poll().await.is_ok() {}
     }
 
     async fn publish(&self, messages: &[(&str, &[u8])]) {
@@ -190,9 +219,12 @@ impl Client {
     }
 
     async fn publish(&mut self) -> Publish {
-        match self.event().await {
-            Event::Publish(publish) => publish,
-            other => panic!("expected a message, got {other:?}"),
+        loop {
+            match self.event().await {
+                Event::Publish(publish) => return publish,
+                Event::Subscribed { keep: Some(_), .. } => {}
+                other => panic!("expected a message, got {other:?}"),
+            }
         }
     }
 
@@ -228,7 +260,7 @@ async fn what_was_not_acknowledged_comes_again_with_dup_after_a_cut_and_what_was
         assert_eq!(c.connected().await, (first + 1, Session::Present, version));
         let again = c.publish().await;
         assert_eq!((&again.payload[..], again.dup, again.packet_id), (&b"2"[..], true, two.packet_id));
-        assert_eq!(again.generation, first + 1, "and no second SUBSCRIBE came before it");
+        assert_eq!(again.generation, first + 1);
         c.acknowledge(&again);
         let three = c.publish().await;
         assert_eq!((&three.payload[..], three.dup), (&b"3"[..], false));
@@ -323,6 +355,56 @@ async fn a_session_that_the_broker_lost_is_told_and_waits_for_its_permit() {
         assert_eq!(now, Some(keep));
         broker.publish(&[("s/a", b"after it")]).await;
         assert_eq!(&c.publish().await.payload[..], b"after it");
+        c.handle.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_was_killed_before_it_subscribed_a_new_session_does_not_leave_the_next_one_deaf() {
+    for version in BOTH {
+        let Some(broker) = Mosquitto::start("") else { return };
+        let mut c = Client::start(settings(broker.port, version, 1, None));
+        let (_, keep) = c.subscribed().await;
+        c.handle.stop().await;
+        let mut options = MqttOptions::new("gw-1", "127.0.0.1", broker.port);
+        options.set_clean_session(true);
+        let (client, mut events) = AsyncClient::new(options, 10);
+        client.try_disconnect().unwrap();
+        while events.poll().await.is_ok() {}
+        let mut killed = Client::start(settings(broker.port, version, 2, Some(keep.clone())));
+        assert_eq!(killed.connected().await.1, Session::Lost);
+        // Its connect has made a session, which waits for the permit to be subscribed.
+        killed.handle.stop().await;
+        let mut c = Client::start(settings(broker.port, version, 3, Some(keep.clone())));
+        assert_eq!(c.connected().await.1, Session::Present);
+        let Event::Subscribed { keep: now, .. } = c.event().await else { panic!("no SUBSCRIBE") };
+        assert_eq!(now, Some(keep));
+        broker.publish(&[("s/a", b"heard")]).await;
+        assert_eq!(&c.publish().await.payload[..], b"heard");
+        c.handle.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_comes_back_with_an_older_session_is_subscribed_again() {
+    for version in BOTH {
+        let Some(mut broker) = Mosquitto::start("") else { return };
+        broker.bare_session().await;
+        broker.restart(true);
+        let mut c = Client::start(settings(broker.port, version, 1, None));
+        assert_eq!(c.connected().await.1, Session::Present);
+        assert!(matches!(c.event().await, Event::Subscribed { keep: Some(_), .. }));
+        // What it saved last is the session without subscription.
+        broker.process.kill().unwrap();
+        broker.process.wait().unwrap();
+        assert!(matches!(c.event().await, Event::Disconnected { .. }));
+        // An attempt that finds nobody tells that the broker was away.
+        assert!(matches!(c.event().await, Event::Disconnected { .. }));
+        broker.restart(false);
+        assert_eq!(c.connected().await.1, Session::Present);
+        assert!(matches!(c.event().await, Event::Subscribed { keep: Some(_), .. }));
+        broker.publish(&[("s/a", b"heard")]).await;
+        assert_eq!(&c.publish().await.payload[..], b"heard");
         c.handle.stop().await;
     }
 }
