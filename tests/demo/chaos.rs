@@ -21,7 +21,7 @@ use crate::home::{Home, Ports};
 /// Fewest kills, also of a replay that is over sooner.
 const AT_LEAST: usize = 12;
 /// Pause between two kills, milliseconds.
-const PAUSE: std::ops::Range<u64> = 300..1_500;
+const PAUSE: std::ops::Range<u64> = 700..2_500;
 /// How long a program is gone, milliseconds.
 const AWAY: std::ops::Range<u64> = 50..1_000;
 /// How long a server may take to answer again.
