@@ -85,7 +85,7 @@ impl Site {
             publishing,
             cutting,
         )
-        .with_context(|| world.logs())?;
+        .map_err(|error| anyhow::anyhow!("{error:#}\n{}", world.logs()))?;
         let mut now = self.judge().await?;
         for (victim, struck) in Victim::ALL.into_iter().zip([agent, receiver, broker, bucket]) {
             now.struck(victim, struck);

@@ -2,9 +2,10 @@
 //!
 //! A broker that was killed may have lost what it had taken, or may still send it. Both at once would be two deliveries
 //! of one message on one connection, which no receiver of MQTT can tell from two equal messages. So after a broker's
-//! death nothing is published again before it is known to be lost: once the agent is subscribed again, a new message is
-//! published, and when it is acknowledged, everything that the broker still had was sent before it. What then isn't
-//! acknowledged is published again, byte for byte.
+//! death nothing is published again before it is known to be lost: once the agent is connected again, new messages are
+//! published one by one until one is acknowledged (a session that was found need not be subscribed yet, so the first ones
+//! may be dropped). Everything that the broker still had was sent before that one. What then isn't acknowledged is
+//! published again, byte for byte.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,12 +14,15 @@ use std::time::Duration;
 use anyhow::Context;
 use rumqttc::{AsyncClient, EventLoop, MqttOptions, NetworkOptions, QoS};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::mqtt::Proxy;
 use crate::world::publish::message;
 
 /// Messages on the way to the broker at a time.
 const IN_FLIGHT: u16 = 100;
+/// Pause before one more message asks whether the agent is subscribed.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The publisher of one world.
 #[derive(Debug)]
@@ -87,10 +91,7 @@ impl Sensor {
         between: Duration,
     ) -> anyhow::Result<()> {
         if self.life != life {
-            self.forget_acknowledged(proxy);
-            if !self.kept.is_empty() {
-                self.publish_lost(client, proxy).await?;
-            }
+            self.publish_lost(client, proxy).await?;
             self.life = life;
         }
         let mut ticks = tokio::time::interval(between);
@@ -109,8 +110,13 @@ impl Sensor {
     async fn publish_lost(&mut self, client: &AsyncClient, proxy: &Proxy) -> anyhow::Result<()> {
         let mut changes = proxy.changes();
         changes.wait_for(|counts| counts.subscribed > 0).await?;
-        let probe = self.publish_next(client).await?;
-        changes.wait_for(|_| proxy.is_acknowledged(probe)).await?;
+        loop {
+            let probe = self.publish_next(client).await?;
+            let answered = changes.wait_for(|_| proxy.is_acknowledged(probe));
+            if timeout(ASK_AGAIN, answered).await.is_ok() {
+                break;
+            }
+        }
         self.forget_acknowledged(proxy);
         for &number in &self.kept {
             send(client, number).await?;
