@@ -1,6 +1,7 @@
 //! What an agent was given and what it acknowledged, worked out from the packets of both directions.
 //!
-//! Pure: packets in, counts and log entries out. A PUBACK counts only when it answers a QoS 1 PUBLISH that the
+//! Pure: packets in, counts and log entries out. Packets are those that the agent sees: under the ids that it knows, and
+//! its PUBACKs whether or not they reach the broker: what it acknowledged it must have. A PUBACK counts only when it answers a QoS 1 PUBLISH that the
 //! same connection carried towards the agent and that is still unanswered; packet ids of one connection say
 //! nothing about another.
 
@@ -24,7 +25,7 @@ pub enum Sender {
     Agent,
 }
 
-/// Sums over the life of a proxy, but for the last three, which are of this moment.
+/// Sums over the life of a proxy, but for those from `live` on, which are of this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections opened by the agent.
@@ -41,14 +42,24 @@ pub struct Counts {
     pub unmatched: u64,
     /// PUBACKs with a reason of 0x80 or above: the message was refused, not acknowledged.
     pub refused: u64,
+    /// Of the PUBLISH packets, those that the proxy sent on its own command.
+    pub injected: u64,
+    /// PUBACKs of the agent that were lost on command.
+    pub lost: u64,
     /// Connections cut because their bytes weren't MQTT.
     pub unreadable: u64,
+    /// Times that all connections were cut.
+    pub cuts: u64,
     /// Connections open now.
     pub live: u64,
     /// Open connections with a subscription: granted on them, or kept with a session the broker still had.
     pub subscribed: u64,
     /// QoS 1 messages passed to the agent on open connections and unanswered there.
     pub in_flight: u64,
+    /// PUBLISH packets that the proxy keeps back.
+    pub kept_back: u64,
+    /// PUBACKs of the agent that the proxy keeps back.
+    pub acknowledgements_kept_back: u64,
 }
 
 /// One recorded packet, as it stands in the log.
@@ -81,6 +92,13 @@ pub struct Entry {
     /// The message's running number; of a PUBACK, that of the PUBLISH it answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
+    /// The id that the broker knows the message by, where the agent was given another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brokers_id: Option<u16>,
+    /// What the proxy did to it: `injected` (a PUBLISH of its own), `lost` or `kept` (a PUBACK that the broker doesn't
+    /// get: lost on command, or the answer to a PUBLISH that wasn't the broker's).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done: Option<&'static str>,
 }
 
 /// The record of one proxy.
@@ -98,8 +116,8 @@ struct Connection {
     subscribed: bool,
     /// Topics behind the broker's aliases; only filled when the extractor may need them.
     aliases: HashMap<u16, String>,
-    /// Unanswered QoS 1 messages: packet id to running number.
-    in_flight: HashMap<u16, Option<u64>>,
+    /// Unanswered QoS 1 messages: packet id to running number and to how often it was sent.
+    in_flight: HashMap<u16, (Option<u64>, u64)>,
 }
 
 impl Record {
@@ -132,6 +150,27 @@ impl Record {
         self.counts.unreadable += 1;
     }
 
+    /// PUBACKs that answered something, refusals included.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.counts.answered + self.counts.refused
+    }
+
+    /// Counts a PUBLISH, already noted, that the proxy sent on its own command.
+    pub fn injected(&mut self) {
+        self.counts.injected += 1;
+    }
+
+    /// Counts a PUBACK, already noted, that was lost on command.
+    pub fn lost(&mut self) {
+        self.counts.lost += 1;
+    }
+
+    /// Counts a cut of all connections.
+    pub fn cut(&mut self) {
+        self.counts.cuts += 1;
+    }
+
     /// Takes in one packet of an open connection and returns its log entry, if it is of a kind that is logged.
     ///
     /// # Errors
@@ -155,6 +194,8 @@ impl Record {
             session_present: None,
             code: None,
             number: None,
+            brokers_id: None,
+            done: None,
         };
         match packet {
             Packet::Connect { version, .. } => {
@@ -170,7 +211,7 @@ impl Record {
                     ..entry
                 };
             }
-            Packet::Publish { dup, qos, retain, topic, alias, packet_id, payload } => {
+            Packet::Publish { dup, qos, retain, topic, alias, packet_id, payload, .. } => {
                 entry = Entry {
                     packet: "publish",
                     id: packet_id,
@@ -184,16 +225,24 @@ impl Record {
                     self.counts.publishes += 1;
                     self.counts.duplicates += u64::from(dup);
                     if let (1, Some(id)) = (qos, packet_id) {
-                        open.in_flight.insert(id, entry.number);
+                        let (number, sent) = open.in_flight.entry(id).or_default();
+                        (*number, *sent) = (entry.number, *sent + 1);
                     }
                 }
             }
             Packet::Puback { packet_id, reason } => {
                 entry = Entry { packet: "puback", id: Some(packet_id), code: Some(reason), ..entry };
                 if from == Sender::Agent {
-                    match open.in_flight.remove(&packet_id) {
+                    let answered = open.in_flight.get_mut(&packet_id).map(|(number, sent)| {
+                        *sent -= 1;
+                        (*number, *sent)
+                    });
+                    if let Some((_, 0)) = answered {
+                        open.in_flight.remove(&packet_id);
+                    }
+                    match answered {
                         None => self.counts.unmatched += 1,
-                        Some(number) => {
+                        Some((number, _)) => {
                             entry.number = number;
                             if reason >= 0x80 {
                                 self.counts.refused += 1;
@@ -226,7 +275,7 @@ impl Record {
         for open in self.open.values() {
             counts.live += 1;
             counts.subscribed += u64::from(open.subscribed);
-            counts.in_flight += open.in_flight.len() as u64;
+            counts.in_flight += open.in_flight.values().map(|(_, sent)| sent).sum::<u64>();
         }
         counts
     }

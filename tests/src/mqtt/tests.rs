@@ -7,6 +7,8 @@ use rumqttc::{AsyncClient, Event, MqttOptions, Packet as Incoming, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+mod faults;
+
 use super::numbers::NumberSet;
 use super::proxy::Proxy;
 use super::record::{Entry, Record, Sender};
@@ -96,6 +98,7 @@ fn a_publish_is_read_in_both_versions() {
         topic: "a/b",
         alias: None,
         packet_id: Some(0x0102),
+        properties: &[],
         payload: b"42",
     };
     assert_eq!(decode(&v3, Version::V3), expected);
@@ -109,6 +112,7 @@ fn a_publish_is_read_in_both_versions() {
         topic: "",
         alias: Some(5),
         packet_id: None,
+        properties: &properties,
         payload: b"42",
     };
     assert_eq!(decode(&v5, Version::V5), expected);
@@ -119,12 +123,12 @@ fn a_connect_names_the_version_of_what_follows() {
     let v5 = connect(5);
     assert_eq!(
         decode(&v5, Version::V3),
-        Packet::Connect { version: Version::V5, client_id: "gw", clean: false }
+        Packet::Connect { version: Version::V5, client_id: "gw", clean: false, receive_maximum: u16::MAX }
     );
     let v3 = connect(4);
     assert_eq!(
         decode(&v3, Version::V3),
-        Packet::Connect { version: Version::V3, client_id: "gw", clean: false }
+        Packet::Connect { version: Version::V3, client_id: "gw", clean: false, receive_maximum: u16::MAX }
     );
 }
 
