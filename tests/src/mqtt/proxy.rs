@@ -17,8 +17,8 @@ use anyhow::Context;
 use bytes::BytesMut;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -295,7 +295,9 @@ impl Shared {
                     let mut entry = record.note(connection, from, frame)?;
                     if let Some(entry) = &mut entry {
                         match answer {
-                            Some(Answer::Passed(id)) => entry.brokers_id = (Some(id) != entry.id).then_some(id),
+                            Some(Answer::Passed(id)) => {
+                                entry.brokers_id = (Some(id) != entry.id).then_some(id)
+                            }
                             Some(Answer::Lost(id)) => {
                                 entry.brokers_id = (Some(id) != entry.id).then_some(id);
                                 entry.done = Some("lost");

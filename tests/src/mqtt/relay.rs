@@ -165,7 +165,12 @@ impl Relay {
     ///
     /// # Errors
     /// When it breaks the rules of MQTT.
-    pub fn take_brokers(&mut self, session: &mut Session, frame: Frame<'_>, now: Instant) -> Result<(), WireError> {
+    pub fn take_brokers(
+        &mut self,
+        session: &mut Session,
+        frame: Frame<'_>,
+        now: Instant,
+    ) -> Result<(), WireError> {
         match wire::decode(frame, self.version)? {
             Packet::Publish { .. } => {
                 let bytes = wire::packet(frame.first, frame.body);
@@ -244,12 +249,19 @@ impl Relay {
         self.acknowledgements.pop_back();
     }
 
-    /// Has messages of the session given to the agent again, after what waits already. Returns how many.
+    /// Has messages of the session given to the agent again, after what waits already. Returns how many. A message that
+    /// was given twice is meant under its newest id; one whose id has named another since can't come under it again.
     pub fn redeliver(&mut self, session: &Session, redelivery: &Redelivery, now: Instant) -> usize {
         let unanswered: HashSet<u64> = self.slots.values().map(|slot| slot.given).collect();
         let numbered = session.given.iter().enumerate().rev();
+        let (mut messages, mut ids) = (HashSet::new(), HashSet::new());
         let chosen: Vec<u64> = numbered
             .map(|(at, given)| (session.forgotten + at as u64, given))
+            .filter(|(_, given)| {
+                let is_newest = messages.insert((&given.topic, &given.payload));
+                let has_id = ids.insert(given.id) || redelivery.id == Id::New;
+                is_newest && has_id
+            })
             .filter(|(number, given)| match redelivery.of {
                 Of::Unanswered => unanswered.contains(number),
                 Of::Answered => given.answered && !unanswered.contains(number),
@@ -404,7 +416,9 @@ impl Relay {
             Next::At(at) => return Next::At(at),
             Next::Wait => return Next::Wait,
         }
-        let Some(Held { broker_id, bytes, .. }) = self.acknowledgements.pop_front() else { return Next::Wait };
+        let Some(Held { broker_id, bytes, .. }) = self.acknowledgements.pop_front() else {
+            return Next::Wait;
+        };
         session.unname(broker_id);
         Next::Now(bytes)
     }

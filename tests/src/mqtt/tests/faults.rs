@@ -101,10 +101,10 @@ impl Ends {
     /// The broker sends; what comes out at the agent.
     fn broker(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.relay.take_brokers(&mut self.session, frame(bytes), self.now).unwrap();
-        self.to_agent().into_iter().map(|passed| passed.bytes).collect()
+        self.out_to_agent().into_iter().map(|passed| passed.bytes).collect()
     }
 
-    fn to_agent(&mut self) -> Vec<Passed> {
+    fn out_to_agent(&mut self) -> Vec<Passed> {
         let mut out = Vec::new();
         while let Next::Now(passed) =
             self.relay.next_for_agent(&mut self.session, &self.behaviour, self.now).unwrap()
@@ -119,10 +119,10 @@ impl Ends {
         let Self { relay, session, behaviour, now, answers } = self;
         let answer = relay.take_agents(session, frame(bytes), behaviour, *answers, *now).unwrap();
         self.answers += u64::from(answer.is_some());
-        self.to_broker()
+        self.out_to_broker()
     }
 
-    fn to_broker(&mut self) -> Vec<Vec<u8>> {
+    fn out_to_broker(&mut self) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         while let Next::Now(bytes) =
             self.relay.next_for_broker(&mut self.session, self.behaviour.acknowledgements, self.now)
@@ -135,7 +135,7 @@ impl Ends {
     fn redeliver(&mut self, of: Of, id: Id, dup: bool) -> Vec<Vec<u8>> {
         let redelivery = Redelivery { messages: 100, of, id, dup };
         self.relay.redeliver(&self.session, &redelivery, self.now);
-        self.to_agent().into_iter().map(|passed| passed.bytes).collect()
+        self.out_to_agent().into_iter().map(|passed| passed.bytes).collect()
     }
 }
 
@@ -154,7 +154,11 @@ fn the_answer_to_a_redelivery_never_reaches_the_broker() {
     assert_eq!(ends.agent(&puback(4)), NOTHING);
     assert_eq!(ends.redeliver(Of::Answered, Id::New, false), [one(5, false, "1")]);
     assert_eq!(ends.agent(&puback(5)), NOTHING);
-    assert_eq!(ends.agent(&puback(5)), [puback(5)], "what answers nothing is the agent's fault, and is shown");
+    assert_eq!(
+        ends.agent(&puback(5)),
+        [puback(5)],
+        "what answers nothing is the agent's fault, and is shown"
+    );
 }
 
 #[test]
@@ -240,10 +244,10 @@ fn the_window_is_never_exceeded_not_even_by_redeliveries() {
     assert_eq!(ends.redeliver(Of::Unanswered, Id::Old, true), NOTHING);
     assert_eq!(ends.broker(&publish(0, 0, None, "t", "q0")), NOTHING, "order is kept");
     ends.agent(&puback(1));
-    assert_eq!(ends.to_agent().len(), 1);
+    assert_eq!(ends.out_to_agent().len(), 1);
     ends.agent(&puback(2));
     ends.agent(&puback(3));
-    assert_eq!(ends.to_agent().len(), 2, "the fourth, and the first redelivery that still has its id");
+    assert_eq!(ends.out_to_agent().len(), 2, "the fourth, and the first redelivery that still has its id");
     let mut v5 = Ends::new();
     let mut body = text("MQTT");
     body.extend([5, 0, 0, 60, 3, 0x21, 0, 1]);
@@ -253,7 +257,7 @@ fn the_window_is_never_exceeded_not_even_by_redeliveries() {
     assert_eq!(v5.broker(&message(1, "1")).len(), 1);
     assert_eq!(v5.broker(&message(2, "2")).len(), 0, "the receive maximum of MQTT 5");
     assert_eq!(v5.agent(&puback(1)), [puback(1)]);
-    assert_eq!(v5.to_agent().len(), 1);
+    assert_eq!(v5.out_to_agent().len(), 1);
 }
 
 #[test]
@@ -267,13 +271,13 @@ fn packets_wait_for_their_time_or_until_they_are_let_go() {
     let at = ends.now + pause;
     assert_eq!(ends.relay.next_for_agent(&mut ends.session, &ends.behaviour, ends.now), Ok(Next::At(at)));
     ends.now = at;
-    assert_eq!(ends.to_agent().len(), 1);
+    assert_eq!(ends.out_to_agent().len(), 1);
     ends.behaviour.acknowledgements = Pace::Held;
     assert_eq!(ends.agent(&puback(1)), NOTHING);
     assert_eq!(ends.agent(&packet(0xc0, &[])), [packet(0xc0, &[])]);
     assert_eq!(ends.agent(&packet(0xe0, &[])), NOTHING, "DISCONNECT doesn't overtake acknowledgements");
     ends.behaviour.acknowledgements = Pace::AtOnce;
-    assert_eq!(ends.to_broker(), [puback(1), packet(0xe0, &[])]);
+    assert_eq!(ends.out_to_broker(), [puback(1), packet(0xe0, &[])]);
 }
 
 #[derive(Debug, Clone)]
@@ -322,7 +326,7 @@ proptest! {
                     let (id, payload) = agent.remove(at % agent.len());
                     acknowledged.push(payload);
                     let told = ends.agent(&puback(id));
-                    given = ends.to_agent().into_iter().map(|passed| passed.bytes).collect();
+                    given = ends.out_to_agent().into_iter().map(|passed| passed.bytes).collect();
                     for bytes in told {
                         tell(&mut broker, &acknowledged, &bytes)?;
                     }
@@ -335,7 +339,7 @@ proptest! {
                     ends.behaviour.lost_acknowledgements = if lose == 0 { Lost::None } else { Lost::Every(lose) };
                     ends.behaviour.names = if new_names { Names::NewWithoutDup } else { Names::Brokers };
                     ends.behaviour.acknowledgements = if held { Pace::Held } else { Pace::AtOnce };
-                    for bytes in ends.to_broker() {
+                    for bytes in ends.out_to_broker() {
                         tell(&mut broker, &acknowledged, &bytes)?;
                     }
                 }
@@ -366,7 +370,9 @@ fn tell(
     acknowledged: &[String],
     bytes: &[u8],
 ) -> Result<(), TestCaseError> {
-    let Packet::Puback { packet_id, .. } = decode(bytes, Version::V3) else { panic!("only PUBACKs are expected") };
+    let Packet::Puback { packet_id, .. } = decode(bytes, Version::V3) else {
+        panic!("only PUBACKs are expected")
+    };
     let known = broker.remove(&packet_id);
     let Some((payload, _)) = known else {
         return Err(TestCaseError::fail(format!("PUBACK {packet_id} answers nothing at the broker")));
