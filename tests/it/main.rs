@@ -10,6 +10,8 @@ mod kills;
 mod neighbours;
 mod rubbish;
 mod outages;
+mod bucket_faults;
+mod multipart;
 mod commands;
 mod deleted;
 mod recovery;

@@ -97,5 +97,24 @@ async fn an_object_that_holds_the_name_of_a_segment_costs_an_epoch_and_no_readin
     ensure!(moved.buffer.ordinal == 1, "{moved:#?}");
     let _receiver = world.receiver()?;
     world.settled(AFTER).await?;
+    let said = world
+        .status_when("the agent's status says so", |s| {
+            s.segments.superseded == 1 && s.reasons.iter().any(|why| why.contains("another object holds"))
+        })
+        .await?;
+    ensure!(said.epoch == moved.epoch && said.counters.readings.superseded == 0, "{said:#?}");
+
+    // The fleet is told, too, in the gateway's own words, on the page and by the command.
+    let told = |fleet: &serde_json::Value| {
+        let gateway = &fleet["gateways"][0];
+        let reasons = gateway["reasons"].as_array().into_iter().flatten();
+        gateway["health"] != "healthy"
+            && reasons.filter_map(|r| r.as_str()).any(|why| why.contains("another object holds the name"))
+    };
+    world.fleet_when("the fleet page tells of it", "/api/fleet", told).await?;
+    let config = world.path("receiver.toml").display().to_string();
+    let listed = command(&world.programs.receiver, &["fleet", "list", "--json", "--config", &config]).await?;
+    let fleet: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
+    ensure!(told(&fleet), "{fleet:#}");
     Ok(())
 }

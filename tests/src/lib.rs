@@ -2,6 +2,7 @@
 
 pub mod mqtt;
 pub mod s3;
+pub mod faults;
 pub mod lake;
 pub mod world;
 pub mod crash;

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use tributary_contract::digest::Digest;
 use tributary_contract::status::GatewayStatus;
 
+use crate::faults::FaultProxy;
 use crate::lake::{Files, Tables, Tally};
 use crate::mqtt::Proxy;
 use crate::s3::{S3Options, S3Server, client};
@@ -67,6 +68,8 @@ pub struct World {
     pub broker: Broker,
     /// What stands between broker and agent and knows what was acknowledged.
     pub proxy: Proxy,
+    /// What stands between both programs and the bucket, where the world has it; the test itself goes past it.
+    faults: Option<FaultProxy>,
     bucket: Option<S3Server>,
     bucket_port: u16,
     status_port: u16,
@@ -94,6 +97,18 @@ impl World {
         Ok(world)
     }
 
+    /// The same, with a proxy between both programs and the bucket, whose chance follows from `seed`.
+    ///
+    /// # Errors
+    /// As [`World::start`].
+    pub async fn with_faults(mqtt: Mqtt, seed: u64) -> anyhow::Result<Self> {
+        let mut world = Self::without_bucket(mqtt).await?;
+        world.start_bucket().await?;
+        world.faults = Some(FaultProxy::start(local(0), local(world.bucket_port), seed).await?);
+        world.configure(mqtt)?;
+        Ok(world)
+    }
+
     /// The same, but nothing answers where the bucket should be.
     ///
     /// # Errors
@@ -102,11 +117,10 @@ impl World {
         let programs = programs().await?;
         let folder = tempfile::Builder::new().prefix("tributary-e2e-").tempdir()?;
         let [bucket_port, status_port, fleet_port, spare_port, broker_port] = ports::free()?;
-        let (broker, version) = match mqtt {
-            Mqtt::EmbeddedV5 => (Broker::embedded().await?, "5"),
-            Mqtt::MosquittoV5(saves) => (Broker::mosquitto(folder.path(), broker_port, saves).await?, "5"),
-            Mqtt::MosquittoV4(saves) => {
-                (Broker::mosquitto(folder.path(), broker_port, saves).await?, "3.1.1")
+        let broker = match mqtt {
+            Mqtt::EmbeddedV5 => Broker::embedded().await?,
+            Mqtt::MosquittoV5(saves) | Mqtt::MosquittoV4(saves) => {
+                Broker::mosquitto(folder.path(), broker_port, saves).await?
             }
         };
         let upstream = broker.for_agents().to_string();
@@ -117,17 +131,35 @@ impl World {
             programs,
             broker,
             proxy,
+            faults: None,
             bucket,
             bucket_port,
             status_port,
             fleet_port,
             spare_port,
         };
-        let keys = format!("access_key_id = \"{ACCESS_KEY}\"\nsecret_access_key = \"{SECRET}\"\n");
-        world.write("credentials.toml", &keys)?;
-        world.write("agent.toml", &world.agent_config(version))?;
-        world.write("receiver.toml", &world.receiver_config())?;
+        world.configure(mqtt)?;
         Ok(world)
+    }
+
+    fn configure(&self, mqtt: Mqtt) -> anyhow::Result<()> {
+        let version = match mqtt {
+            Mqtt::EmbeddedV5 | Mqtt::MosquittoV5(_) => "5",
+            Mqtt::MosquittoV4(_) => "3.1.1",
+        };
+        let keys = format!("access_key_id = \"{ACCESS_KEY}\"\nsecret_access_key = \"{SECRET}\"\n");
+        self.write("credentials.toml", &keys)?;
+        self.write("agent.toml", &self.agent_config(version))?;
+        self.write("receiver.toml", &self.receiver_config())?;
+        Ok(())
+    }
+
+    /// The proxy before the bucket.
+    ///
+    /// # Errors
+    /// When the world has none.
+    pub fn faults(&self) -> anyhow::Result<&FaultProxy> {
+        self.faults.as_ref().context("this world has no proxy before its bucket")
     }
 
     /// Starts the bucket with what it held before.
@@ -526,7 +558,7 @@ listen = "{fleet}"
         format!(
             "[bucket]\nurl = \"s3://{BUCKET}/{PREFIX}\"\nendpoint = \"{}\"\nregion = \"{REGION}\"\n\
              credentials = {{ file = \"{}\" }}\n",
-            self.endpoint(),
+            self.faults.as_ref().map_or_else(|| self.endpoint(), FaultProxy::endpoint),
             self.path("credentials.toml").display()
         )
     }

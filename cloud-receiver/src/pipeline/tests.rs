@@ -1,5 +1,7 @@
 //! What the whole road promises: each segment once, whatever fails or dies in between.
 
+mod disorder;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ mod model;
 mod page;
 mod disk;
 mod body;
-mod percent;
+pub(crate) mod percent;
 pub mod client;
 
 #[cfg(test)]

@@ -30,6 +30,17 @@ pub fn message(number: u64) -> Message {
     (format!("sensors/device-{}/temperature", number % DEVICES), payload.into_bytes())
 }
 
+/// The message with this number and a tag `pad` of `letters` letters that don't compress: what makes segments great.
+#[must_use]
+pub fn padded(number: u64, letters: usize) -> Message {
+    let (topic, mut payload) = message(number);
+    let mut random = fastrand::Rng::with_seed(number);
+    let pad: String = (0..letters).map(|_| random.alphanumeric()).collect();
+    payload.pop();
+    payload.extend_from_slice(format!(",\"pad\":\"{pad}\"}}").as_bytes());
+    (topic, payload)
+}
+
 /// The number of a message; `None` for one that isn't ours.
 #[must_use]
 pub fn number_of(_topic: &str, payload: &[u8]) -> Option<u64> {
