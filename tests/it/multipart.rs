@@ -10,7 +10,7 @@ use Operation::{
 };
 
 /// Messages of one segment that is greater than the least part that S3 takes, and their letters.
-const MESSAGES: u64 = 1_900;
+const MESSAGES: u64 = 2_400;
 const LETTERS: usize = 4_000;
 
 fn next(operation: Operation, spoil: Spoil) -> Fault {
@@ -28,7 +28,7 @@ async fn start(seed: u64) -> anyhow::Result<Parts> {
     let world = World::with_faults(Mqtt::EmbeddedV5, seed).await?;
     let changes = [
         ("row_tags = { n = \"n\" }", "row_tags = { n = \"n\", pad = \"pad\" }"),
-        ("max_age = \"1s\"", "max_age = \"5s\"\nmax_bytes = \"32MiB\""),
+        ("max_age = \"1s\"", "max_age = \"20s\"\nmax_bytes = \"9MiB\""),
         ("region = \"us-east-1\"", "region = \"us-east-1\"\npart_size = \"5MiB\""),
     ];
     let config = world.vary("agent.toml", "parts.toml", &changes)?;
