@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod reading;
+pub mod clock;
 pub mod ingest;
 pub mod buffer;
 pub mod window;

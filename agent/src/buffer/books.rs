@@ -35,9 +35,12 @@ pub struct Books {
 }
 
 /// In a batch's head, ids of deleted batches stand among the reasons for rejects, under a name that is none.
-const GONE: &[u8] = b"-gone";
+pub(super) const GONE: &[u8] = b"-gone";
 /// So many ranges of ids at most. What is left out may come back, marked, where a damage is bad enough.
 const GONE_RANGES: usize = 32;
+
+/// Numbers with which each head begins.
+pub(super) const FIXED: usize = 7;
 
 impl Books {
     /// What a batch carries: everything that ingest counts.
@@ -65,7 +68,7 @@ impl Books {
     /// Takes over what a batch carries where it is newer: counters only grow, so the greater is the newer.
     pub fn take_head(&mut self, head: &[u8]) -> Result<(), Short> {
         let mut r = Reader::new(head);
-        let mut n = [0; 7];
+        let mut n = [0; FIXED];
         for slot in &mut n {
             *slot = r.unsigned()?;
         }

@@ -19,7 +19,8 @@ use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
 use super::row::{GapRow, Row, SeriesEntry};
 use super::sums::{self, Part};
-use super::{Buffer, EpochBook, rejects, uint};
+use super::{Buffer, EpochBook, rejects, stamp, uint};
+use crate::clock::Moment;
 
 /// Rows of one batch of those that a move writes.
 const MOVED_ROWS: usize = 8192;
@@ -32,12 +33,20 @@ struct Move<'a> {
     next_batch: i64,
     now: Timestamp,
     held: Vec<Row>,
+    /// When the batch was committed from which the rows at hand come.
+    moment: Moment,
     series: BTreeSet<u32>,
 }
 
 impl Move<'_> {
     /// Takes over rows of a batch and marks them there; tells how many.
     fn take(&mut self, stored: &Stored, rows: &RowSet, mark: &mut Mark) -> Result<u64, BufferError> {
+        let moment = stored.moment()?;
+        if moment.synced != self.moment.synced || !moment.synced {
+            // Rows whose times aren't known yet stay together with what tells them.
+            self.flush()?;
+        }
+        self.moment = moment;
         for (_, mut row) in (0u32..).zip(stored.rows()?).filter(|(i, _)| rows.contains(*i)) {
             row.seq = self.next_seq;
             row.quality = row.quality.with(Doubt::PossibleDuplicate);
@@ -57,8 +66,14 @@ impl Move<'_> {
 
     fn flush(&mut self) -> Result<(), BufferError> {
         if !self.held.is_empty() {
-            let head = self.book.books.head();
-            Stored::new(self.next_batch, self.book.ordinal, &self.held, head, Vec::new(), self.now)?
+            let mut head = self.book.books.head();
+            let at = if self.moment.synced {
+                self.now
+            } else {
+                stamp::put(&mut head, &self.moment);
+                self.moment.wall
+            };
+            Stored::new(self.next_batch, self.book.ordinal, &self.held, head, Vec::new(), at)?
                 .insert(self.tx)?;
             self.next_batch += 1;
             self.held.clear();
@@ -139,6 +154,7 @@ impl Buffer {
         (self.next_seq, self.next_number) = (1, 1);
         self.settled = false;
         self.waiting.clear();
+        self.held.clear();
         self.dictionary.forget_told();
         self.write_lease()
     }
@@ -220,7 +236,8 @@ impl Buffer {
 
     fn moving<'a>(&self, tx: &'a Connection, book: &'a mut EpochBook, now: Timestamp) -> Move<'a> {
         let (next_seq, next_batch) = (self.next_seq, self.next_batch);
-        Move { tx, book, next_seq, next_batch, now, held: Vec::new(), series: BTreeSet::new() }
+        let moment = Moment::believed(now);
+        Move { tx, book, next_seq, next_batch, now, held: Vec::new(), moment, series: BTreeSet::new() }
     }
 
     /// Another object holds the segment's name: its rows are sealed again under another epoch, a new one if its own is
@@ -300,6 +317,7 @@ impl Buffer {
     /// Reads what is kept in memory from the database: at the start, and when rows moved.
     pub(super) fn load(&mut self) -> Result<(), BufferError> {
         self.waiting.clear();
+        self.held.clear();
         self.spans = Default::default();
         self.load_dictionary()?;
         let mut partly = Vec::new();
@@ -326,13 +344,18 @@ impl Buffer {
             }
         }
         for span in partly {
-            let rows = load_batch(&self.sql, span.id)?.rows()?;
+            let stored = load_batch(&self.sql, span.id)?;
+            let rows = stored.rows()?;
             let taken = Mark::load(&self.sql, span.id, span.rows)?.taken();
             if let Some(row) = rows.iter().find(|row| self.dictionary.get(row.series).is_none()) {
                 return Err(super::corrupt("series of a reading")(row.series.to_string()));
             }
             let free = (0u32..).zip(&rows).filter(|(i, _)| !taken.contains(*i)).map(|(_, row)| row);
-            self.waiting.add(&span, free, &self.dictionary);
+            if stored.moment()?.synced {
+                self.waiting.add(&span, free, &self.dictionary);
+            } else {
+                self.held.insert(span.id, span.min_ts);
+            }
             self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
         }
         Ok(())

@@ -13,7 +13,8 @@ use super::dictionary::{Ident, widen};
 use super::error::BufferError;
 use super::row::{BatchSpan, GapRow, Row, SeriesEntry};
 use super::sums::{self, Part};
-use super::{Buffer, block, int, uint};
+use super::{Buffer, block, int, stamp, uint};
+use crate::clock::Moment;
 use crate::reading::{Accepted, Reading, Rejected};
 
 /// What one commit makes durable.
@@ -335,10 +336,27 @@ impl Buffer {
     /// Makes a batch durable: when this returns, its messages may be acknowledged. One transaction, in the common case of
     /// one row.
     pub fn append(&mut self, batch: NewBatch, sources: &[SourceFacts]) -> Result<Appended, BufferError> {
-        self.guarded(|b| b.append_now(batch, sources))
+        let moment = Moment::believed(batch.committed_at);
+        self.append_at(batch, sources, moment)
     }
 
-    fn append_now(&mut self, mut batch: NewBatch, sources: &[SourceFacts]) -> Result<Appended, BufferError> {
+    /// The same, committed at `moment`: a batch whose clock isn't synchronised is held until [`Buffer::stamp`].
+    pub fn append_at(
+        &mut self,
+        mut batch: NewBatch,
+        sources: &[SourceFacts],
+        moment: Moment,
+    ) -> Result<Appended, BufferError> {
+        batch.committed_at = moment.wall;
+        self.guarded(|b| b.append_now(batch, sources, &moment))
+    }
+
+    fn append_now(
+        &mut self,
+        mut batch: NewBatch,
+        sources: &[SourceFacts],
+        moment: &Moment,
+    ) -> Result<Appended, BufferError> {
         let mut staged = Staged::default();
         for message in &batch.accepted {
             self.stage(&mut staged, message, sources)?;
@@ -365,7 +383,9 @@ impl Buffer {
         books.counters.check()?;
         let ordinal = self.current.ordinal;
         let memory = std::mem::take(&mut batch.memory);
-        let stored = Stored::new(self.next_batch, ordinal, &rows, books.head(), memory, batch.committed_at)?;
+        let mut head = books.head();
+        stamp::put(&mut head, moment);
+        let stored = Stored::new(self.next_batch, ordinal, &rows, head, memory, batch.committed_at)?;
         let end = self.next_seq + rows.len() as u64;
         self.lease.need_seq(&self.files, end)?;
         let mut folding = std::mem::take(&mut self.rejects);
@@ -389,7 +409,11 @@ impl Buffer {
         series.into_values().for_each(|entry| self.dictionary.put(entry, ordinal, true));
         self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
         self.spans.add(&stored.span);
-        self.waiting.add(&stored.span, rows.iter(), &self.dictionary);
+        if moment.synced || rows.is_empty() {
+            self.waiting.add(&stored.span, rows.iter(), &self.dictionary);
+        } else {
+            self.held.insert(stored.span.id, stored.span.min_ts);
+        }
         Ok(Appended { batch: Some(stored.span), rows, new_series: new, refused })
     }
 

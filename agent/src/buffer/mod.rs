@@ -44,6 +44,7 @@ pub mod row;
 mod salvage;
 mod seal;
 mod sqlite;
+mod stamp;
 mod stats;
 mod sums;
 mod tail;
@@ -77,6 +78,7 @@ pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
 pub use row::{BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 pub use seal::{Contents, KeptDecisions, Picked, Sealing, Taken};
+pub use stamp::MoveMemory;
 pub use stats::{EpochEnd, SegmentCount, Stats};
 pub use thread::{BufferThread, ThreadError};
 pub use waiting::ToSeal;
@@ -124,6 +126,8 @@ pub struct Buffer {
     older: BTreeMap<u32, EpochBook>,
     dictionary: Arc<Dictionary>,
     waiting: Waiting,
+    /// Batches whose times aren't known yet, with the least of those they bear; not in `waiting`.
+    held: BTreeMap<i64, Timestamp>,
     spans: journal::Spans,
     rejects: rejects::Folding,
     /// Segments that must be read back before anything is sealed, by epoch and number.

@@ -158,6 +158,7 @@ impl Buffer {
             older: epochs,
             dictionary: Arc::new(Dictionary::default()),
             waiting: Waiting::default(),
+            held: BTreeMap::new(),
             spans: Spans::default(),
             pending: BTreeMap::new(),
             released: BTreeSet::new(),

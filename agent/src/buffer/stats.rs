@@ -32,6 +32,8 @@ pub struct Stats {
     pub batches: u64,
     /// Readings that wait to be sealed.
     pub waiting_rows: u64,
+    /// Batches that are held until the clock is synchronised; their rows aren't among these.
+    pub held_batches: u64,
     /// Series in the dictionary.
     pub series: u64,
     /// Segments by state.
@@ -86,7 +88,7 @@ impl Buffer {
     pub fn stats(&mut self) -> Result<Stats, BufferError> {
         self.guarded(|b| {
             let mut segments = BTreeMap::new();
-            let mut oldest = b.waiting.oldest();
+            let mut oldest = b.waiting.oldest().into_iter().chain(b.held.values().copied()).min();
             {
                 let mut select = b.sql.prepare_cached(
                     "SELECT state, count(*), sum(size), min(CASE WHEN tbl = 'readings' THEN min_ts END)
@@ -116,6 +118,7 @@ impl Buffer {
                 aside_bytes: Files::bytes_of(&b.files.dir().join("aside")),
                 batches: b.spans.batches,
                 waiting_rows: b.waiting.rows(),
+                held_batches: b.held.len() as u64,
                 series: b.dictionary.len() as u64,
                 backlog_bytes: undelivered.iter().filter_map(|s| segments.get(*s)).map(|c| c.bytes).sum(),
                 segments,

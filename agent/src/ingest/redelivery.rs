@@ -26,7 +26,7 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
-pub use codec::{MemoryError, decode, encode};
+pub use codec::{MemoryError, decode, encode, moved};
 
 /// A broker that gives an id again within so many messages is taken to reuse ids at once.
 const SOON: u64 = 4096;
@@ -230,7 +230,7 @@ impl Memory {
                 packet_id: 0,
                 kind: Kind::SessionBegan,
                 hash: 0,
-                at: Timestamp::from_millis(at.micros().div_euclid(1000)),
+                at: whole_ms(at),
             });
         }
     }
@@ -267,6 +267,15 @@ impl Memory {
         });
     }
 
+    /// The wall clock stepped by `by` microseconds: how long ago a message came stays what it was.
+    pub fn clock_stepped(&mut self, by: i64) {
+        for c in &mut self.connections {
+            c.connected_at = c.connected_at.map(|at| at.plus(by));
+            c.entries.iter_mut().for_each(|(_, entry)| entry.at = entry.at.plus(by));
+        }
+        self.collected.iter_mut().for_each(|r| r.at = whole_ms(r.at.plus(by)));
+    }
+
     /// An id came that isn't stored (no source takes the topic): what was remembered under it is acknowledged.
     pub fn forget_id(&mut self, connection: u16, packet_id: u16) {
         if let Some(c) = self.connections.get_mut(usize::from(connection)) {
@@ -292,6 +301,11 @@ impl Memory {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// As it can be written down.
+fn whole_ms(at: Timestamp) -> Timestamp {
+    Timestamp::from_millis(at.micros().div_euclid(1000))
 }
 
 impl Connection {

@@ -4,7 +4,7 @@
 //! [`Collected`] is to be committed again: its messages are remembered as collected, and their copies count as such.
 
 use tributary_contract::counters::MessageCounters;
-use tributary_contract::quality::Doubt;
+use tributary_contract::quality::{Doubt, Quality};
 use tributary_contract::reject::RejectReason;
 use tributary_contract::time::Timestamp;
 
@@ -12,6 +12,7 @@ use super::collect::{Collect, Due};
 use super::decode::{Decoded, Decoders, DecodersError, Reject};
 use super::redelivery::{Arriving, BrokerTraits, Judgement, Memory, Remembered, Rule, hash};
 use super::{Ack, Publish, Session};
+use crate::clock::without;
 use crate::config::{Broker, Config, Limits};
 use crate::reading::{Accepted, Rejected};
 
@@ -97,6 +98,8 @@ pub struct Stage {
     /// What names each broker's connection in hashes.
     names: Vec<String>,
     last_received: Vec<Option<Timestamp>>,
+    /// Whether the clock is synchronised that stamps what comes.
+    synced: bool,
     pending: Collected,
 }
 
@@ -115,6 +118,7 @@ impl Stage {
             limits: config.limits.clone(),
             names: config.brokers.iter().map(connection_name).collect(),
             last_received: vec![None; brokers],
+            synced: true,
             pending: empty(sources, brokers),
         })
     }
@@ -127,6 +131,19 @@ impl Stage {
     /// The buffer lost some of its past: what a broker calls DUP can't be told apart from now on.
     pub fn doubt_past(&mut self) {
         self.memory.doubt_past();
+    }
+
+    /// Whether times of receipt can be believed from now on. What is collected already must be drained before.
+    pub fn clock_is(&mut self, synced: bool) {
+        self.synced = synced;
+    }
+
+    /// The wall clock stepped by `by` microseconds. What is collected already must be drained before.
+    pub fn clock_stepped(&mut self, by: i64) {
+        self.memory.clock_stepped(by);
+        for last in self.last_received.iter_mut().flatten() {
+            *last = last.plus(by);
+        }
     }
 
     /// A connection was made. Where the broker has no session the batch is due at once, and its commit permits the
@@ -233,7 +250,13 @@ impl Stage {
             return Err(Reject::new(RejectReason::TooLarge, detail));
         }
         let Publish { topic, payload, received_at, retain, .. } = publish;
-        self.decoders.decode(source, topic, payload, *received_at, *retain)
+        let mut decoded = self.decoders.decode(source, topic, payload, *received_at, *retain)?;
+        if !self.synced {
+            for reading in &mut decoded.readings {
+                reading.quality = unsynced(reading.quality, reading.ts == *received_at);
+            }
+        }
+        Ok(decoded)
     }
 
     /// A message of QoS 0 is never sent again, so it is neither judged nor remembered.
@@ -281,6 +304,12 @@ impl Stage {
     pub fn window(&self, broker: usize) -> u32 {
         self.collect.window(broker)
     }
+}
+
+/// The quality of a reading that was `stamped` by a clock that isn't synchronised, or that has a time of its own: of that
+/// nobody can say now whether it lies ahead.
+fn unsynced(quality: Quality, stamped: bool) -> Quality {
+    if stamped { quality.with(Doubt::ClockUnsynced) } else { without(quality, Doubt::Future) }
 }
 
 /// The name under which a broker's session is known: the same client at the same place.

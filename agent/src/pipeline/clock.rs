@@ -1,32 +1,132 @@
 //! Edge: the clocks, as a value that tests replace.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tributary_contract::time::Timestamp;
 
-/// Where wall time comes from.
+use crate::clock::{BUILT, Facts, Moment, judge};
+
+/// Where time comes from.
 pub trait Clock: Send + Sync + 'static {
-    /// Now, UTC.
+    /// Now, UTC. While the clock isn't synchronised: as it goes on since the last look at [`Clock::moment`].
     fn now(&self) -> Timestamp;
+
+    /// Looks at both clocks, and whether wall time can be believed. Only intake looks, because it keeps apart what was
+    /// stamped before a step and after it.
+    fn moment(&self) -> Moment {
+        Moment::believed(self.now())
+    }
+
+    /// Tells of the newest time that the buffer has seen: a clock that isn't synchronised shows no earlier one.
+    fn has_seen(&self, _newest: Timestamp) {}
 }
 
-/// The machine's clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
+/// The machine's clocks.
+#[derive(Debug)]
+pub struct SystemClock(Mutex<Look>);
+
+#[derive(Debug)]
+struct Look {
+    seen: Timestamp,
+    last: Option<(Moment, Instant)>,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self(Mutex::new(Look { seen: BUILT, last: None }))
+    }
+}
+
+impl SystemClock {
+    fn look(&self) -> MutexGuard<'_, Look> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let now = SystemTime::now();
-        let micros = match now.duration_since(UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-            Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
-        };
-        Timestamp(micros)
+        match self.look().last {
+            Some((moment, at)) if !moment.synced => {
+                moment.wall.plus(i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX))
+            }
+            _ => system(),
+        }
     }
+
+    fn moment(&self) -> Moment {
+        let facts = facts();
+        let mut look = self.look();
+        let moment = judge(&facts, look.seen);
+        look.last = Some((moment, Instant::now()));
+        moment
+    }
+
+    fn has_seen(&self, newest: Timestamp) {
+        self.look().seen = newest;
+    }
+}
+
+fn system() -> Timestamp {
+    let now = SystemTime::now();
+    let micros = match now.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+        Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
+    };
+    Timestamp(micros)
+}
+
+fn facts() -> Facts {
+    let uptime = fs::read_to_string("/proc/uptime").ok().and_then(|text| parse_uptime(&text));
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let boot = boot.filter(|_| uptime.is_some()).map_or(0, |id| boot_number(&id));
+    Facts {
+        system: system(),
+        boot,
+        uptime: uptime.unwrap_or(0),
+        set: Path::new("/run/systemd/timesync/synchronized").exists(),
+        served: Path::new("/run/systemd/timesync").exists(),
+        battery: Path::new("/sys/class/rtc/rtc0").exists(),
+    }
+}
+
+/// The first number of `/proc/uptime`, seconds since the start with sleep included, as microseconds.
+fn parse_uptime(text: &str) -> Option<i64> {
+    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Some((seconds * 1e6) as i64)
+}
+
+/// The first half of a boot id; never 0.
+fn boot_number(id: &str) -> u64 {
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0).max(1)
 }
 
 /// The time from `now` to `at` as a wait, at least a millisecond, at most `longest`.
 pub fn until(at: Timestamp, now: Timestamp, longest: Duration) -> Duration {
     let micros = u64::try_from(at.since(now)).unwrap_or(0);
     Duration::from_micros(micros).clamp(Duration::from_millis(1), longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_and_boot_are_read_as_the_kernel_writes_them() {
+        assert_eq!(parse_uptime("5321.25 9876.00\n"), Some(5_321_250_000));
+        assert_eq!(parse_uptime("?"), None);
+        assert_eq!(boot_number("0123abcd-4567-89ef-0000-111122223333\n"), 0x0123_abcd_4567_89ef);
+        assert_ne!(boot_number("00000000-0000-0000"), 0);
+    }
+
+    #[test]
+    fn the_machine_tells_when_it_started() {
+        let clock = SystemClock::default();
+        let (one, two) = (clock.moment(), clock.moment());
+        assert_eq!(one.boot, two.boot);
+        assert!(two.uptime >= one.uptime && (one.boot == 0 || one.uptime > 0), "{one:?}");
+    }
 }

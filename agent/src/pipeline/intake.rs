@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tributary_contract::id::Namespace;
@@ -20,7 +20,8 @@ use tributary_contract::time::Timestamp;
 use super::clock::until;
 use super::shared::Shared;
 use crate::buffer::{Appended, GapRow, NewBatch, SourceFacts};
-use crate::config::{MINUTE, MqttVersion, SECOND};
+use crate::clock::{Moment, Step, Watch, after_step};
+use crate::config::{HOUR, MINUTE, MqttVersion, SECOND};
 use crate::ingest::collect::Due;
 use crate::ingest::mqtt::{Event, EventReceiver, Handle};
 use crate::ingest::redelivery;
@@ -31,6 +32,10 @@ use crate::ingest::{Ack, Session};
 const QUIET: i64 = SECOND;
 /// At the latest after this long, microseconds.
 const DRAIN_MAX: i64 = 5 * MINUTE;
+/// How often the clock is looked at for steps.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long readings wait for the clock to be synchronised before their times stay bounded, microseconds.
+const HOLD_MAX: i64 = HOUR;
 /// The longest wait without a look at the clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -61,6 +66,14 @@ pub struct Intake {
     handles: Vec<Handle>,
     sources: Arc<Vec<SourceFacts>>,
     committing: Option<Committing>,
+    /// The clock, as last looked at.
+    moment: Moment,
+    watch: Watch,
+    looked_at: Option<Instant>,
+    /// The last step: what was stamped before it may still be in the queue.
+    step: Option<Step>,
+    /// Uptime of the first batch that is held because the clock isn't synchronised.
+    held_since: Option<i64>,
     /// Per broker: since when its connection, having found a session, may still bring what had waited.
     draining: Vec<Option<(Timestamp, Timestamp)>>,
 }
@@ -76,7 +89,20 @@ impl Intake {
         };
         let sources = Arc::new(shared.config.sources.iter().map(facts).collect());
         let draining = vec![None; handles.len()];
-        Self { shared, stage, handles, sources, committing: None, draining }
+        let moment = shared.clock.moment();
+        Self {
+            shared,
+            stage,
+            handles,
+            sources,
+            committing: None,
+            moment,
+            watch: Watch::default(),
+            looked_at: None,
+            step: None,
+            held_since: None,
+            draining,
+        }
     }
 
     /// Takes in until told to stop, then commits what was collected and closes the connections.
@@ -85,6 +111,10 @@ impl Intake {
     /// The buffer's: nothing that wasn't durable has been acknowledged.
     pub async fn run(mut self, mut events: EventReceiver, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
+            if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                self.looked_at = Some(Instant::now());
+                self.look_at_clock().await?;
+            }
             let Turn { open, committing, wait } = self.turn();
             tokio::select! {
                 biased;
@@ -135,12 +165,83 @@ impl Intake {
     /// # Errors
     /// The buffer's: what wasn't durable was not acknowledged.
     pub async fn finish(mut self) -> anyhow::Result<()> {
-        self.commit().await?;
-        self.begin_commit(self.shared.now());
-        self.commit().await?;
+        self.flush(self.shared.now()).await?;
         for handle in self.handles {
             handle.stop().await;
         }
+        Ok(())
+    }
+
+    /// Commits what is collected, by the clock that shows `now`, and returns when it is durable.
+    pub(super) async fn flush(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        self.commit().await?;
+        self.begin_commit(now);
+        self.commit().await
+    }
+
+    /// Keeps apart what was stamped before and after a step of the clock, and stamps what was held once that can be done.
+    ///
+    /// # Errors
+    /// The buffer's.
+    pub(super) async fn look_at_clock(&mut self) -> anyhow::Result<()> {
+        let now = self.shared.clock.moment();
+        let before = std::mem::replace(&mut self.moment, now);
+        if let Some(step) = self.watch.look(now) {
+            info!(by_seconds = step.by / SECOND, synchronised = now.synced, "the clock stepped");
+            self.moment = step.before;
+            self.flush(step.before.wall).await?;
+            self.moment = now;
+            self.stage.clock_stepped(step.by);
+            self.shared.windows().clock_stepped(step.by);
+            for (since, last) in self.draining.iter_mut().flatten() {
+                (*since, *last) = (since.plus(step.by), last.plus(step.by));
+            }
+            self.step = Some(step);
+        } else if before.synced != now.synced {
+            // On a machine that doesn't say how long it runs.
+            self.moment = before;
+            self.flush(before.wall).await?;
+            self.moment = now;
+        }
+        self.stage.clock_is(now.synced);
+        self.stamp(now).await
+    }
+
+    /// Gives times to what was held, if the clock is synchronised; leaves them bounded if sealing can't wait any longer.
+    async fn stamp(&mut self, now: Moment) -> anyhow::Result<()> {
+        let held = self.shared.buffer.run(|b| b.held()).await?;
+        if held == 0 {
+            self.held_since = None;
+            self.shared.live().notices.remove("clock");
+            return Ok(());
+        }
+        let since = *self.held_since.get_or_insert(now.uptime);
+        let full = {
+            let status = self.shared.status.borrow();
+            status.buffer.bytes >= status.buffer.max_bytes / 2 && status.buffer.max_bytes > 0
+        };
+        // Without uptime nobody could say later by how much the clock was wrong.
+        let waits = now.boot != 0 && now.uptime.saturating_sub(since) < HOLD_MAX && !full;
+        if !now.synced && waits {
+            let text = format!(
+                "the clock isn't synchronised: {held} batches of readings wait for their times; check the time service"
+            );
+            self.shared.live().notices.insert("clock", text);
+            return Ok(());
+        }
+        let stamped = self.shared.buffer.run(move |b| b.stamp(&now, &redelivery::moved)).await?;
+        let stamped = stamped.context("stamping what was held")?;
+        info!(
+            held,
+            stamped = stamped.len(),
+            "readings have their times now; the others are bounded and marked"
+        );
+        let dictionary = |key| self.shared.dictionary.get(key);
+        for rows in &stamped {
+            self.shared.windows().observe(rows, &dictionary, now.wall);
+        }
+        self.held_since = None;
+        self.shared.committed.notify_one();
         Ok(())
     }
 
@@ -148,7 +249,10 @@ impl Intake {
     pub async fn take(&mut self, broker: usize, event: Event) {
         let now = self.shared.now();
         match event {
-            Event::Publish(publish) => {
+            Event::Publish(mut publish) => {
+                if let Some(step) = &self.step {
+                    publish.received_at = after_step(publish.received_at, step);
+                }
                 if let Some(Some((_, last))) = self.draining.get_mut(broker) {
                     *last = now;
                 }
@@ -260,8 +364,10 @@ impl Intake {
             committed_at: now,
         };
         let (shared, sources) = (Arc::clone(&self.shared), Arc::clone(&self.sources));
+        let passed = now.since(self.moment.wall);
+        let moment = Moment { wall: now, uptime: self.moment.uptime.saturating_add(passed), ..self.moment };
         self.committing = Some(Box::pin(async move {
-            let appended = shared.buffer.run(move |b| b.append(batch, &sources)).await?;
+            let appended = shared.buffer.run(move |b| b.append_at(batch, &sources, moment)).await?;
             Ok(After { acks, permits, appended: appended.context("commit")? })
         }));
     }

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tributary_contract::id::Epoch;
 use tributary_contract::status::{BrokerStatus, GatewayStatus, SourceStatus};
+use tributary_contract::time::Timestamp;
 
 pub use clock::{Clock, SystemClock};
 pub use delivery::Deliverer;
@@ -67,7 +68,7 @@ const SEAL_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let stop = CancellationToken::new();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let live = Arc::new(Mutex::new(new_live(&config, clock.now())));
     let (status, shown) = watch::channel(Arc::new(first_status(&config, &*clock)));
     info!(gateway = %config.gateway, version = env!("CARGO_PKG_VERSION"), "starting");
@@ -234,9 +235,16 @@ pub async fn open(
     let ordinal = opened.buffer.ordinal();
     let dictionary = opened.buffer.dictionary();
     let buffer = (seams.buffer)(opened.buffer)?;
+    if let Some(newest) = buffer.run(|b| b.newest()).await?? {
+        clock.has_seen(newest);
+    }
+    let moment = clock.moment();
 
     let mut stage = Stage::new(config).map_err(|e| anyhow!("{e}"))?;
-    let since = clock.now().plus(-config.buffer.dedupe_window);
+    stage.clock_is(moment.synced);
+    // What a clock that isn't synchronised calls an hour ago may be any time.
+    let since =
+        if moment.synced { clock.now().plus(-config.buffer.dedupe_window) } else { Timestamp(i64::MIN) };
     for memory in buffer.run(move |b| b.memories(since)).await?? {
         match redelivery::decode(&memory) {
             Ok(remembered) => stage.restore(remembered),
@@ -472,7 +480,7 @@ fn fingerprint() -> String {
 }
 
 /// What a running agent knows before anything has happened.
-pub fn new_live(config: &Config, now: tributary_contract::time::Timestamp) -> Live {
+pub fn new_live(config: &Config, now: Timestamp) -> Live {
     let broker = |b: &crate::config::Broker| BrokerStatus {
         url: format!("{}://{}:{}", if b.tls { "mqtts" } else { "mqtt" }, b.host, b.port),
         since: Some(now),

@@ -285,6 +285,14 @@ impl Windows {
         }
     }
 
+    /// The wall clock stepped by `by` microseconds of processing time. No window moves: their times are event times.
+    pub fn clock_stepped(&mut self, by: i64) {
+        for device in &mut self.devices {
+            device.progress.clock_stepped(by);
+            device.closings.iter_mut().for_each(|closing| closing.clock_stepped(by));
+        }
+    }
+
     /// Readings that came too late for any correction of one of their windows, since the start.
     pub fn too_late(&self) -> u64 {
         self.too_late

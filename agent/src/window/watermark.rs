@@ -21,6 +21,11 @@ impl Progress {
         self.last_seen = self.last_seen.max(Some(received_at));
     }
 
+    /// The wall clock stepped by `by` microseconds: how long ago something was seen stays what it was.
+    pub fn clock_stepped(&mut self, by: i64) {
+        self.last_seen = self.last_seen.map(|seen| seen.plus(by));
+    }
+
     /// Greatest trusted event time less `lateness` microseconds: no reading below it is expected any more.
     pub fn watermark(&self, lateness: i64) -> Option<Timestamp> {
         self.newest.map(|t| t.plus(-lateness.max(0)))
@@ -96,6 +101,14 @@ impl Closing {
                 *step = Step { first_at: step.first_at.min(at), last_at: at, until: end };
             }
             _ => self.steps.push(Step { first_at: at, last_at: at, until: end }),
+        }
+    }
+
+    /// The wall clock stepped by `by` microseconds: how long ago a window was closed stays what it was.
+    pub fn clock_stepped(&mut self, by: i64) {
+        for step in &mut self.steps {
+            step.first_at = step.first_at.plus(by);
+            step.last_at = step.last_at.plus(by);
         }
     }
 
@@ -176,6 +189,24 @@ mod tests {
         assert_eq!(c.standing(at(1)), Standing::Correctable);
         c.settle(at(70), HOUR);
         assert_eq!(c.standing(at(1)), Standing::Settled);
+    }
+
+    #[test]
+    fn a_step_of_the_clock_makes_nothing_idle_and_settles_nothing() {
+        for by in [1_000_000, -1_000_000] {
+            let mut p = Progress::default();
+            p.saw(Some(at(1)), at(100));
+            p.clock_stepped(by * MINUTE);
+            assert!(!p.is_idle(at(104 + by), 5 * MINUTE) && p.is_idle(at(105 + by), 5 * MINUTE));
+            assert_eq!(p.watermark(0), Some(at(1)), "event time knows no steps");
+            let mut c = Closing::default();
+            c.close(at(0), at(1), at(100), HOUR);
+            c.clock_stepped(by * MINUTE);
+            c.settle(at(159 + by), HOUR);
+            assert_eq!(c.standing(at(1)), Standing::Correctable);
+            c.settle(at(160 + by), HOUR);
+            assert_eq!(c.standing(at(1)), Standing::Settled);
+        }
     }
 
     #[test]

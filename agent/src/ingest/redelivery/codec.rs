@@ -42,6 +42,17 @@ pub fn encode(memory: &[Remembered]) -> Vec<u8> {
     out
 }
 
+/// The memory of a batch whose times move by `by` microseconds; bytes that are no memory stay as they are.
+pub fn moved(bytes: &[u8], by: i64) -> Vec<u8> {
+    match decode(bytes) {
+        Ok(mut memory) => {
+            memory.iter_mut().for_each(|r| r.at = r.at.plus(by));
+            encode(&memory)
+        }
+        Err(_) => bytes.to_vec(),
+    }
+}
+
 /// Reads what [`encode`] wrote. Hostile bytes give an error, never a panic, and allocate no more than they fill.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Remembered>, MemoryError> {
     let Some((version, mut rest)) = bytes.split_first() else { return Ok(Vec::new()) };
