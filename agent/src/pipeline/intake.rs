@@ -241,6 +241,7 @@ impl Intake {
             self.shared.windows().observe(rows, &dictionary, now.wall);
         }
         self.held_since = None;
+        self.shared.live().notices.remove("clock");
         self.shared.committed.notify_one();
         Ok(())
     }

@@ -370,6 +370,8 @@ async fn power_cut_before_the_time_arrives_leaves_bounded_times_marks_and_a_gap(
 #[tokio::test]
 async fn sealing_waits_an_hour_for_the_time_and_no_longer() {
     let mut gateway = Gateway::start().await;
+    gateway.send().await;
+    gateway.commit().await;
     gateway.power_cut(HOUR, Timestamp(0)).await;
     gateway.send().await;
     gateway.commit().await;
@@ -377,13 +379,13 @@ async fn sealing_waits_an_hour_for_the_time_and_no_longer() {
     gateway.clock.pass(HOUR - SECOND);
     gateway.look().await;
     gateway.seal().await;
-    assert_eq!(gateway.sealed(Table::Readings).await, 0);
+    assert_eq!(gateway.sealed(Table::Readings).await, 1, "what came before");
     gateway.clock.pass(2 * SECOND);
     gateway.look().await;
     gateway.seal().await;
-    assert_eq!((gateway.sealed(Table::Readings).await, gateway.sealed(Table::Gaps).await), (1, 1));
+    assert_eq!((gateway.sealed(Table::Readings).await, gateway.sealed(Table::Gaps).await), (2, 1));
     let days: Vec<_> = gateway.rows().await.iter().map(|row| row.ts.day()).collect();
-    assert_eq!(days, [BEGIN.day()], "not 1970");
+    assert_eq!(days, [BEGIN.day(); 2], "not 1970");
 }
 
 #[tokio::test]
@@ -510,7 +512,7 @@ fn turn() -> impl Strategy<Value = Turn> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
     fn whenever_time_arrives_and_power_goes_nothing_is_lost_and_times_are_right_or_marked(
