@@ -147,6 +147,10 @@ pub struct Buffer {
     pub ballast: u64,
     /// How long a message may wait for its commit, microseconds.
     pub commit_interval: i64,
+    /// Bytes that the agent may write a day before commits become rarer; 0 for no budget.
+    pub flash_per_day: u64,
+    /// Bytes that the device is rated for in its life, for the projection in the status; 0 where that isn't known.
+    pub flash_endurance: u64,
     /// When readings may go.
     pub release_on: ReleaseOn,
     /// How far back a redelivery is recognised by content: microseconds …
@@ -247,6 +251,8 @@ impl Default for Buffer {
             min_free: 256 << 20,
             ballast: 8 << 20,
             commit_interval: SECOND,
+            flash_per_day: 0,
+            flash_endurance: 0,
             release_on: ReleaseOn::Registered,
             dedupe_window: HOUR,
             dedupe_messages: 100_000,

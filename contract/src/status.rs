@@ -101,6 +101,37 @@ pub struct GatewayStatus {
     /// The last receipt.
     #[serde(default)]
     pub receipt: ReceiptStatus,
+    /// What was written to flash, where the agent counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flash: Option<FlashStatus>,
+}
+
+/// What was written to flash; bytes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlashStatus {
+    /// Written by the agent since it started.
+    pub own_bytes: u64,
+    /// Written to the whole device since then, by anybody; none where the device has no counter.
+    pub device_bytes: Option<u64>,
+    /// Payloads taken in since then.
+    pub payload_bytes: u64,
+    /// The first of these per payload byte.
+    pub own_per_payload: Option<f64>,
+    /// The second of these per payload byte.
+    pub device_per_payload: Option<f64>,
+    /// Written by the agent on this UTC day.
+    pub today_bytes: u64,
+    /// Written a day, by the device's counter where there is one; none before an hour has passed.
+    pub bytes_per_day: Option<u64>,
+    /// Budget a day; 0 for none.
+    pub budget_per_day: u64,
+    /// What the device is rated for; 0 where that isn't set.
+    pub endurance: u64,
+    /// Days that are left of it at this rate, counted from when the agent began to count.
+    pub life_days: Option<f64>,
+    /// The commit interval in force, milliseconds.
+    pub commit_interval_ms: u64,
 }
 
 /// The buffer on disk.

@@ -132,6 +132,18 @@ impl Buffer {
             events.push(OpenEvent::Damaged { why: gone.clone(), aside: None });
             why = Some((gone, true));
         }
+        let older = older_copy(&sql, lease.as_ref(), &epochs)?;
+        if older.is_some()
+            && let Some((lease, mut newest)) = lease.as_ref().zip(epochs.last_entry())
+        {
+            // It may have gone on after the copy was made: what it then gave out, only the lease can bound.
+            let book = newest.get_mut();
+            book.books.rebuilt = true;
+            if book.epoch == lease.epoch {
+                book.last_number = book.last_number.max(lease.number_end.saturating_sub(1));
+            }
+        }
+        why = why.or(older.map(|older| (older, true)));
         if had_epochs && why.is_none() {
             why = distrust(&sql, &files, &lease, &epochs, settings, &found)?;
         }
@@ -597,6 +609,32 @@ fn load_epochs(sql: &Connection) -> Result<BTreeMap<u32, EpochBook>, BufferError
     Ok(epochs)
 }
 
+/// Why this must be an older copy of the database, if it must: the lease knows more than it does.
+fn older_copy(
+    sql: &Connection,
+    lease: Option<&Lease>,
+    epochs: &BTreeMap<u32, EpochBook>,
+) -> Result<Option<String>, BufferError> {
+    let Some((lease, (_, newest))) = lease.zip(epochs.iter().next_back()) else { return Ok(None) };
+    let ahead = lease.ordinal > newest.ordinal;
+    if ahead || (lease.ordinal == newest.ordinal && lease.epoch != newest.epoch) {
+        return Ok(Some("the database is older than the lease".to_owned()));
+    }
+    let opened: Option<i64> = sql.query_row("SELECT opened FROM state", [], |r| r.get(0)).optional()?;
+    // Each opening is counted by the database first. Where damage took its count, nothing is known.
+    if let Some(opened) = opened.map(uint).filter(|opened| *opened < lease.opened) {
+        return Ok(Some(format!(
+            "an older copy of the database lies here: it was opened {opened} times, the lease knows of {}",
+            lease.opened
+        )));
+    }
+    // The newest batch is never deleted.
+    let newest: Option<i64> = sql.query_row("SELECT max(id) FROM batch", [], |r| r.get(0))?;
+    let expected = lease.clean.and_then(|c| c.batch);
+    let missing = newest.zip(expected).is_some_and(|(id, batch)| uint(id).saturating_add(1) < batch);
+    Ok(missing.then(|| "an older copy of the database lies here: its newest batches are gone".to_owned()))
+}
+
 /// Why a database that is whole can't vouch for its past all the same, and whether commits are lost.
 fn distrust(
     sql: &Connection,
@@ -607,38 +645,14 @@ fn distrust(
     found: &[SegmentFile],
 ) -> Result<Option<(String, bool)>, BufferError> {
     let Some((_, newest)) = epochs.iter().next_back() else { return Ok(None) };
-    let Some(lease) = lease else {
+    if lease.is_none() {
         // A crash of the very first start: nothing was given out yet.
         let batches: bool = sql.query_row("SELECT EXISTS (SELECT 1 FROM batch)", [], |r| r.get(0))?;
         let fresh = epochs.len() == 1 && !batches && newest.last_number == 0 && found.is_empty();
         return Ok((!fresh).then(|| ("the lease is lost".to_owned(), false)));
-    };
-    let ahead = lease.ordinal > newest.ordinal;
-    if ahead || (lease.ordinal == newest.ordinal && lease.epoch != newest.epoch) {
-        return Ok(Some(("the database is older than the lease".to_owned(), true)));
     }
-    let state: Option<(String, i64)> = sql
-        .query_row("SELECT fingerprint, opened FROM state", [], |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?;
-    let (stored, opened) = state.map_or((None, 0), |(fingerprint, opened)| (Some(fingerprint), uint(opened)));
-    // Each opening is counted by the database first.
-    if opened < lease.opened {
-        let why = format!(
-            "an older copy of the database lies here: it was opened {opened} times, the lease knows of {}",
-            lease.opened
-        );
-        return Ok(Some((why, true)));
-    }
-    // The newest batch is never deleted.
-    let newest: Option<i64> = sql.query_row("SELECT max(id) FROM batch", [], |r| r.get(0))?;
-    if let Some(batch) = lease.clean.and_then(|c| c.batch)
-        && newest.is_some_and(|id| uint(id).saturating_add(1) < batch)
-    {
-        return Ok(Some((
-            "an older copy of the database lies here: its newest batches are gone".into(),
-            true,
-        )));
-    }
+    let stored: Option<String> =
+        sql.query_row("SELECT fingerprint FROM state", [], |r| r.get(0)).optional()?;
     let here = format!("{}/{}", settings.fingerprint, files.inode()?);
     Ok(stored.filter(|s| *s != here).map(|_| {
         ("the buffer was copied or restored: it is on another machine or in another file".to_owned(), false)

@@ -72,6 +72,11 @@ impl Buffer {
         self.pending.values().cloned().collect()
     }
 
+    /// Whether any is left of these: until then the buffer doesn't know all that it sealed.
+    pub fn is_reading_back(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Takes a segment in again: its row in the outbox, its rows as sealed. `size` and `digest` are of the bytes read;
     /// those from the bucket count as delivered.
     pub fn adopt(

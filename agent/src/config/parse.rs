@@ -352,6 +352,8 @@ fn read_buffer(mut s: Section<'_>) -> Buffer {
         min_free: s.bytes("min_free", 0..=1 << 50, d.min_free),
         ballast: s.bytes("ballast", 0..=1 << 30, d.ballast),
         commit_interval: s.duration("commit_interval", 10_000..=MINUTE, d.commit_interval),
+        flash_per_day: s.bytes("flash_per_day", 0..=1 << 50, d.flash_per_day),
+        flash_endurance: s.bytes("flash_endurance", 0..=1 << 60, d.flash_endurance),
         release_on: s.choice(
             "release_on",
             &[("registered", ReleaseOn::Registered), ("delivered", ReleaseOn::Delivered)],

@@ -46,6 +46,8 @@ pub fn show(c: &Config) -> String {
     line("buffer.min_free", bytes(c.buffer.min_free));
     line("buffer.ballast", bytes(c.buffer.ballast));
     line("buffer.commit_interval", duration(c.buffer.commit_interval));
+    line("buffer.flash_per_day", bytes(c.buffer.flash_per_day));
+    line("buffer.flash_endurance", bytes(c.buffer.flash_endurance));
     let release = if c.buffer.release_on == ReleaseOn::Registered { "registered" } else { "delivered" };
     line("buffer.release_on", quote(release));
     line("buffer.dedupe_window", duration(c.buffer.dedupe_window));

@@ -82,6 +82,12 @@ impl Collect {
         }
     }
 
+    /// How long a message may wait from now on, microseconds. Nothing else changes: bytes and in-flight windows still make a
+    /// batch due.
+    pub fn set_interval(&mut self, interval: i64) {
+        self.interval = interval;
+    }
+
     /// A message was collected: `bytes` of topic and payload. One of QoS 0 waits for no acknowledgement.
     pub fn arrived(&mut self, broker: usize, bytes: usize, acknowledged_later: bool, at: Timestamp) {
         self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
@@ -258,6 +264,28 @@ mod tests {
         c.drained(at(0));
         c.force();
         assert_eq!(c.due(at(0)), Due::Now);
+    }
+
+    #[test]
+    fn an_interval_lengthened_by_a_flash_budget_keeps_no_half_full_window_and_no_mebibyte_waiting() {
+        let mut c = Collect::new(SECOND, &[20]);
+        c.set_interval(20 * SECOND);
+        for n in 1..=10 {
+            assert_ne!(c.due(at(2000)), Due::Now, "{n}");
+            c.arrived(0, 1, true, at(0));
+        }
+        assert_eq!(c.due(at(2000)), Due::Now, "half the window");
+        c.drained(at(2000));
+        c.arrived(0, 1, true, at(2000));
+        assert_eq!(c.due(at(2000)), Due::At(at(22_000)));
+        c.arrived(0, MAX_BYTES, true, at(2000));
+        assert_eq!(c.due(at(2000)), Due::Now, "a mebibyte");
+        // A broker of a smaller window than we were told is found out all the same.
+        let mut c = Collect::new(SECOND, &[1000]);
+        c.set_interval(20 * SECOND);
+        let (messages, _) = run(&mut c, 300, 10, |_| 1);
+        assert_eq!(c.window(0), 10);
+        assert!(messages > 200_000, "{messages} of 300000");
     }
 
     #[test]

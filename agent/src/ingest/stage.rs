@@ -42,6 +42,8 @@ pub struct Collected {
     pub subscribe: Vec<Permit>,
     /// Counts per source, in the order of the configuration.
     pub sources: Vec<SourceTally>,
+    /// Bytes of the payloads of everything that came since the last batch.
+    pub payload_bytes: u64,
     /// Messages per broker on topics that no source takes; acknowledged, and no part of the law of messages.
     pub unmatched: Vec<u64>,
     /// Some of these topics, each once.
@@ -171,6 +173,7 @@ impl Stage {
         let awaited = publish.qos > 0;
         let bytes = publish.topic.len() + publish.payload.len();
         self.collect.arrived(publish.broker, bytes, awaited, at);
+        self.pending.payload_bytes += publish.payload.len() as u64;
         if awaited {
             self.pending.acks.push(Ack {
                 broker: publish.broker,
@@ -279,6 +282,11 @@ impl Stage {
             self.memory.remember(&arriving);
         }
         judgement
+    }
+
+    /// How long a message may wait for its commit from now on, microseconds.
+    pub fn set_commit_interval(&mut self, interval: i64) {
+        self.collect.set_interval(interval);
     }
 
     /// When the batch is due.

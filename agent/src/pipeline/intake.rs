@@ -134,6 +134,9 @@ impl Intake {
     pub fn turn(&mut self) -> Turn {
         let now = self.shared.now();
         self.note_drained(now);
+        if let Some(interval) = self.shared.live().commit_interval {
+            self.stage.set_commit_interval(interval);
+        }
         let due = self.stage.due(now);
         if due == Due::Now && self.committing.is_none() {
             self.begin_commit(now);
@@ -398,6 +401,7 @@ impl Intake {
 
     fn tally(&self, collected: &Collected) {
         let mut live = self.shared.live();
+        live.payload_bytes += collected.payload_bytes;
         for (status, tally) in live.sources.iter_mut().zip(&collected.sources) {
             status.messages += tally.messages;
             status.qos0 += tally.qos0;

@@ -11,6 +11,7 @@
 //! the buffer is closed with the mark of a clean stop. Nothing needs the clean stop to be right.
 
 mod clock;
+mod counters;
 mod delivery;
 mod intake;
 mod offload;
@@ -518,6 +519,7 @@ pub fn first_status(config: &Config, clock: &dyn Clock) -> GatewayStatus {
         brokers: Vec::new(),
         sources: Vec::new(),
         receipt: Default::default(),
+        flash: None,
         intake_stopped: None,
         losses: Vec::new(),
         notices: vec!["the buffer is being opened".into()],

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use tributary_contract::status::{BufferStatus, SegmentStatus};
+use tributary_contract::status::{BufferStatus, FlashStatus, SegmentStatus};
 use tributary_contract::time::Timestamp;
 
+use super::counters::Counters;
 use super::intake::redelivered_by_rule;
 use super::shared::Shared;
 use crate::buffer::Stats;
+use crate::config::HOUR;
+use crate::status::flash::{Kept, Limits, Meter};
 use crate::status::{Facts, judge};
 
 /// Collects and publishes the status at `now`.
@@ -24,6 +27,7 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
         live.intake_stopped = stopped;
         live.clone()
     };
+    let flash = flash(shared, &stats, now).await?;
     let of = |state: &str| stats.segments.get(state).map_or(0, |c| c.count);
     let books = &stats.books;
     let facts = Facts {
@@ -62,12 +66,60 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
         brokers: live.brokers,
         sources: live.sources,
         receipt: live.receipt,
+        flash: Some(flash),
         intake_stopped: live.intake_stopped,
         losses: live.losses,
         notices: live.notices.into_values().collect(),
     };
     shared.status.send_replace(Arc::new(judge(facts)));
     Ok(())
+}
+
+/// The buffer's name for what is counted of flash over restarts.
+const FLASH: &str = "flash";
+/// How often that is kept, microseconds.
+const KEEP_EVERY: i64 = HOUR;
+
+/// Counts what was written, and sets the commit interval by the day's budget.
+async fn flash(shared: &Shared, stats: &Stats, now: Timestamp) -> anyhow::Result<FlashStatus> {
+    let settings = &shared.config.buffer;
+    let limits = Limits {
+        per_day: settings.flash_per_day,
+        endurance: settings.flash_endurance,
+        interval: settings.commit_interval,
+    };
+    let sample = Counters::of(&shared.config.state_dir).read();
+    let begun = shared.live().flash;
+    let mut meter = match begun {
+        Some(meter) => meter,
+        None => {
+            let kept = shared.buffer.run(|b| b.setting(FLASH)).await??;
+            let kept = kept.and_then(|json| serde_json::from_slice::<Kept>(&json).ok());
+            Meter::new(kept.unwrap_or_default(), sample, now)
+        }
+    };
+    meter.add(sample, now);
+    let (status, keep) = {
+        let mut live = shared.live();
+        // A new life of the buffer counts its commits from nothing.
+        let (all, before) = live.commits;
+        let more = if stats.commits >= before { stats.commits - before } else { stats.commits };
+        live.commits = (all + more, stats.commits);
+        let interval = meter.interval(&limits, all + more, now);
+        live.commit_interval = Some(interval);
+        live.flash = Some(meter);
+        let counted = limits.per_day > 0 || limits.endurance > 0;
+        let keep = counted && live.flash_kept_at.is_none_or(|at| !(0..KEEP_EVERY).contains(&now.since(at)));
+        if keep {
+            live.flash_kept_at = Some(now);
+        }
+        (meter.status(&limits, live.payload_bytes, interval, now), keep)
+    };
+    if keep {
+        let json = serde_json::to_vec(&meter.kept())?;
+        shared.buffer.run(move |b| b.set_setting(FLASH, &json)).await??;
+    }
+    Ok(status)
 }
 
 /// Takes the ballast back when it is missing and the disk has room for it and for as much again.

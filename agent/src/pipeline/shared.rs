@@ -10,6 +10,7 @@ use tributary_contract::time::Timestamp;
 use super::clock::Clock;
 use crate::buffer::{BufferThread, Dictionary};
 use crate::config::Config;
+use crate::status::flash::Meter;
 use crate::window::Windows;
 
 /// A new epoch has begun: everything that was folded from the old one begins anew. Not a failure.
@@ -58,6 +59,16 @@ pub struct Live {
     pub intake_stopped: Option<String>,
     /// What this start found lost.
     pub losses: Vec<String>,
+    /// What was written to flash since this process began.
+    pub flash: Option<Meter>,
+    /// Commits since then, and of these the present life's.
+    pub commits: (u64, u64),
+    /// Bytes of payloads since then.
+    pub payload_bytes: u64,
+    /// The commit interval that the flash budget leaves, microseconds; none before the first report.
+    pub commit_interval: Option<i64>,
+    /// When what is counted of flash was last kept.
+    pub flash_kept_at: Option<Timestamp>,
     /// What else an operator should know, by what it is about; a later one replaces an earlier one.
     pub notices: BTreeMap<&'static str, String>,
 }

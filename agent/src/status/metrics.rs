@@ -65,6 +65,22 @@ pub fn render(status: &GatewayStatus) -> String {
         "Durable commits since the start.",
         status.buffer.commits as f64,
     );
+    if let Some(flash) = &status.flash {
+        let own = "Bytes that the agent caused to be written since the start.";
+        out.one("tributary_flash_own_bytes_total", "counter", own, flash.own_bytes as f64);
+        if let Some(bytes) = flash.device_bytes {
+            let help = "Bytes written to the device of the buffer since the start, by anybody.";
+            out.one("tributary_flash_device_bytes_total", "counter", help, bytes as f64);
+        }
+        let payload = "Bytes of payloads taken in since the start.";
+        out.one("tributary_payload_bytes_total", "counter", payload, flash.payload_bytes as f64);
+        let interval = flash.commit_interval_ms as f64 / 1e3;
+        out.one("tributary_commit_interval_seconds", "gauge", "Commit interval in force.", interval);
+        if let Some(days) = flash.life_days {
+            let help = "Days left of the device's rated endurance at the present rate.";
+            out.one("tributary_flash_life_days", "gauge", help, days);
+        }
+    }
     if let Some(oldest) = status.buffer.oldest_unsafe {
         let help = "Event time of the oldest reading that isn't known as registered.";
         out.one("tributary_oldest_unsafe_timestamp_seconds", "gauge", help, seconds(oldest));
@@ -173,6 +189,11 @@ mod tests {
         f.brokers[0].url = "mqtt://a\"b\\c\nd".into();
         f.rejected.insert("malformed".into(), 3);
         f.buffer.oldest_unsafe = Some(Timestamp(1_500_000));
+        f.flash = Some(tributary_contract::status::FlashStatus {
+            device_bytes: Some(7),
+            life_days: Some(2.5),
+            ..Default::default()
+        });
         let text = render(&judge(f));
         let mut typed = "";
         for line in text.lines() {
@@ -186,6 +207,8 @@ mod tests {
         }
         assert!(text.contains("tributary_health{health=\"ok\"} 1\n"), "{text}");
         assert!(text.contains("tributary_broker_connected{broker=\"mqtt://a\\\"b\\\\c\\nd\"} 1\n"));
+        assert!(text.contains("tributary_flash_device_bytes_total 7\n"));
+        assert!(text.contains("tributary_flash_life_days 2.5\n"));
         assert!(text.contains("tributary_rejected_total{reason=\"malformed\"} 3\n"));
         assert!(text.contains("tributary_oldest_unsafe_timestamp_seconds 1.5\n"));
     }

@@ -9,6 +9,7 @@
 //!   is away, the buffer fills up, segments were refused, receipts stopped or don't fit.
 //! - **losing**: readings are being lost or can't be taken in now.
 
+pub mod flash;
 pub mod metrics;
 pub mod server;
 pub mod client;
@@ -20,8 +21,8 @@ use tributary_contract::FORMAT_VERSION;
 use tributary_contract::counters::Counters;
 use tributary_contract::id::{Epoch, GatewayId, Namespace};
 use tributary_contract::status::{
-    BrokerStatus, BufferStatus, GatewayStatus, Health, LinkStatus, ReceiptStatus, SegmentStatus, ShortStatus,
-    SourceStatus,
+    BrokerStatus, BufferStatus, FlashStatus, GatewayStatus, Health, LinkStatus, ReceiptStatus, SegmentStatus,
+    ShortStatus, SourceStatus,
 };
 use tributary_contract::time::Timestamp;
 
@@ -66,6 +67,8 @@ pub struct Facts {
     pub sources: Vec<SourceStatus>,
     /// The last receipt.
     pub receipt: ReceiptStatus,
+    /// What was written to flash.
+    pub flash: Option<FlashStatus>,
     /// Why nothing is taken in now (disk failed, budget full), if so.
     pub intake_stopped: Option<String>,
     /// Readings that this start of the agent found lost or had to shed, with the reason, if any.
@@ -101,6 +104,7 @@ pub fn judge(facts: Facts) -> GatewayStatus {
         brokers: facts.brokers,
         sources: facts.sources,
         receipt: facts.receipt,
+        flash: facts.flash,
     }
 }
 
@@ -208,6 +212,7 @@ pub(crate) mod tests {
             brokers: vec![BrokerStatus { connected: true, since: Some(Timestamp(0)), ..Default::default() }],
             sources: Vec::new(),
             receipt: ReceiptStatus::default(),
+            flash: None,
             intake_stopped: None,
             losses: Vec::new(),
             notices: Vec::new(),

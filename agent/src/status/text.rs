@@ -51,6 +51,23 @@ pub fn render(s: &GatewayStatus) -> String {
     let b = &s.buffer;
     let sizes = (bytesize::ByteSize(b.bytes), bytesize::ByteSize(b.max_bytes));
     lines.push(format!("{:<12} {} of {}", "buffer", sizes.0.display().iec(), sizes.1.display().iec()));
+    if let Some(f) = &s.flash {
+        let size = |n: u64| bytesize::ByteSize(n).display().iec().to_string();
+        let mut line = format!("{:<12} {} written by the agent today", "flash", size(f.today_bytes));
+        if f.budget_per_day > 0 {
+            line += &format!(" of {}, commits every {} ms", size(f.budget_per_day), f.commit_interval_ms);
+        }
+        if let Some(each) = f.device_per_payload.or(f.own_per_payload) {
+            line += &format!("; {each:.2} bytes a payload byte");
+        }
+        if let Some(daily) = f.bytes_per_day {
+            line += &format!("; {} a day", size(daily));
+        }
+        if let Some(days) = f.life_days {
+            line += &format!("; lasts {:.1} years more", days / 365.25);
+        }
+        lines.push(line);
+    }
     if let Some(oldest) = b.oldest_unsafe {
         lines.push(format!("{:<12} {oldest}", "oldest unsafe"));
     }
