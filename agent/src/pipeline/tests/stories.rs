@@ -66,10 +66,13 @@ impl World {
         Ok(())
     }
 
-    /// Lives as often as new epochs begin, until everything is delivered, registered and let go of.
+    /// Lives as often as new epochs begin, until everything is delivered, registered and let go of. Gives the gaps that
+    /// were recorded, those that were sealed meanwhile included.
     async fn come_to_rest(&self, mut revision: u64) -> Vec<GapRow> {
+        let mut told = Vec::new();
         for _ in 0..8 {
             let shared = self.live().await;
+            told.extend(shared.buffer.run(|b| b.gaps_to_seal()).await.unwrap().unwrap());
             let lived = async {
                 self.seal_all(&shared).await?;
                 let mut deliverer = self.deliverer(&shared);
@@ -84,12 +87,12 @@ impl World {
             };
             match lived.await {
                 Ok(()) => {
-                    let gaps = shared.buffer.run(|b| b.gaps_to_seal()).await.unwrap().unwrap();
+                    told.extend(shared.buffer.run(|b| b.gaps_to_seal()).await.unwrap().unwrap());
                     let stats = shared.buffer.run(|b| b.stats()).await.unwrap().unwrap();
                     assert_eq!((stats.waiting_rows, stats.pending_readback), (0, 0));
                     stats.books.counters.check().unwrap();
                     self.end(shared).await;
-                    return gaps;
+                    return told;
                 }
                 Err(e) if e.is::<StartAgain>() => self.end(shared).await,
                 Err(e) => panic!("{e:#}"),
