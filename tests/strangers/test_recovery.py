@@ -22,6 +22,7 @@ from pyiceberg.catalog import load_catalog
 
 RELEASE = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release"
 READINGS = "tributary.readings"
+READINGS_SENT = 1500
 
 
 def ask(url: str):
@@ -41,7 +42,7 @@ def spare() -> str:
 
 def until(what: str, look):
     """Asks `look` until it finds something."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if found := look():
             return found
@@ -53,9 +54,18 @@ class Recovery(unittest.TestCase):
     def setUp(self):
         self.scratch = tempfile.mkdtemp(prefix="tributary-recovery-")
         home = os.path.join(self.scratch, "demo")
+        data = os.path.join(self.scratch, "data.csv")
+        with open(data, "w") as file:
+            file.write("ts,device,metric,value\n")
+            for i in range(READINGS_SENT):
+                ts = f"2026-03-01T{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}Z"
+                file.write(f"{ts},device-{i % 3},temperature,{i / 10}\n")
         self.log = open(os.path.join(self.scratch, "demo.log"), "w+")
         self.demo = subprocess.Popen(
-            [RELEASE / "tributary-demo", "--dir", home], stdout=subprocess.PIPE, stderr=self.log, text=True
+            [RELEASE / "tributary-demo", "--dir", home, "--data", data, "--rate", "500"],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
         )
         line = self.demo.stdout.readline()
         if not line:
@@ -119,6 +129,7 @@ class Recovery(unittest.TestCase):
 
     def test_a_new_ledger_over_rewritten_and_expired_tables_registers_nothing_twice(self):
         before = self.rows()
+        self.assertEqual(before.num_rows, READINGS_SENT)
         table = self.catalog.load_table(READINGS)
         table.overwrite(before)
         table = self.catalog.load_table(READINGS)

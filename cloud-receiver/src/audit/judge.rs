@@ -181,10 +181,8 @@ impl<'a> One<'a> {
         }
         let Some((newest, manifest)) = self.manifests.last_key_value() else { return };
         accounted.union(&manifest.outstanding);
-        let all: Ranges = [(1, *newest)].into_iter().fold(Ranges::new(), |mut all, (first, last)| {
-            all.insert_range(first, last);
-            all
-        });
+        let mut all = Ranges::new();
+        all.insert_range(1, *newest);
         for (first, last) in all.without(&accounted).iter() {
             let which = if first == last { format!("{first}") } else { format!("{first} to {last}") };
             let detail = format!(
