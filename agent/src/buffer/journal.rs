@@ -544,13 +544,38 @@ impl Buffer {
         })
     }
 
-    /// The redelivery memories of batches committed at or after `since`, oldest first.
-    pub fn memories(&mut self, since: Timestamp) -> Result<Vec<Vec<u8>>, BufferError> {
+    /// The redelivery memories of batches committed at or after `since`, and of those from [`Buffer::memory_floor`] on,
+    /// oldest first.
+    pub fn memories(&mut self, since: Timestamp, messages: usize) -> Result<Vec<Vec<u8>>, BufferError> {
+        let floor = self.memory_floor(messages)?;
         self.guarded(|b| {
-            let sql = "SELECT memory FROM batch WHERE committed_at >= ?1 AND length(memory) > 0 ORDER BY id";
+            let sql = "SELECT memory FROM batch WHERE (committed_at >= ?1 OR id >= ?2) AND length(memory) > 0
+                       ORDER BY id";
             let mut select = b.sql.prepare_cached(sql)?;
-            let found = select.query_map([since.0], |r| r.get(0))?;
+            let found = select.query_map([since.0, floor], |r| r.get(0))?;
             Ok(found.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The batch from which on the memories hold the newest `messages` messages. What brokers may have on the way is
+    /// remembered however long we were down, and however soon its readings were registered.
+    pub fn memory_floor(&mut self, messages: usize) -> Result<i64, BufferError> {
+        /// At most so many bytes a message.
+        const MESSAGE: i64 = 32;
+        self.guarded(|b| {
+            let sql =
+                "SELECT id, length(memory) FROM batch WHERE length(memory) > 0 ORDER BY id DESC LIMIT ?1";
+            let mut select = b.sql.prepare_cached(sql)?;
+            let mut rows = select.query([int(messages as u64)])?;
+            let (mut floor, mut held) = (i64::MAX, 0);
+            while let Some(row) = rows.next()? {
+                if held >= int(messages as u64) {
+                    break;
+                }
+                floor = row.get(0)?;
+                held += (row.get::<_, i64>(1)? / MESSAGE).max(1);
+            }
+            Ok(floor)
         })
     }
 

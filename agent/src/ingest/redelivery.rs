@@ -11,8 +11,8 @@
 //! - it says DUP and agrees with a remembered message, but this broker hands out the same ids again after few messages:
 //!   then it may be a later message, sent for the first time into a connection that had just broken;
 //! - it comes at the head of a later connection, without DUP and without own time, and equals one of the last messages
-//!   of an earlier connection. The head ends with the first message that can't be a copy, or the first DUP, which shows
-//!   that this broker marks its copies.
+//!   of an earlier connection. The head ends with the first message that can't be a copy, or the first DUP of what an
+//!   earlier connection brought, which shows that this broker marks its copies.
 //!
 //! Memory is bounded by count and time. Time counts from the connect where that is later, and the last two in-flight
 //! windows are always kept: after an outage longer than `dedupe_window` the broker still sends its copies first.
@@ -356,12 +356,35 @@ impl Connection {
         self.life += 1;
         self.connected_at = Some(at);
         self.absorbed_ids.clear();
+        self.head = Some(self.may_come_again());
+    }
+
+    /// The newest messages without own time that the broker may still have on the way, with how many of each. Copies that
+    /// a flapping connection brought over and over are one message: else they would push out what is still to come.
+    fn may_come_again(&self) -> HashMap<u64, u32> {
         let window = usize::from(self.traits.inflight_window);
-        let mut head = HashMap::new();
-        for (_, entry) in self.entries.iter().rev().take(window).filter(|(_, e)| e.kind == Kind::Session) {
-            *head.entry(entry.hash).or_insert(0) += 1;
+        let mut brought: HashMap<(u64, u64), u32> = HashMap::new();
+        let mut messages: HashMap<u64, u32> = HashMap::new();
+        let mut counted = 0;
+        for (_, entry) in self.entries.iter().rev() {
+            if counted >= window {
+                break;
+            }
+            match entry.kind {
+                Kind::SessionBegan => {}
+                Kind::Content => counted += 1,
+                Kind::Session => {
+                    let by_connection = brought.entry((entry.generation, entry.hash)).or_insert(0);
+                    *by_connection += 1;
+                    let most = messages.entry(entry.hash).or_insert(0);
+                    if *by_connection > *most {
+                        *most = *by_connection;
+                        counted += 1;
+                    }
+                }
+            }
         }
-        self.head = Some(head);
+        messages
     }
 
     fn begin_session(&mut self) {
@@ -436,9 +459,12 @@ impl Connection {
     }
 
     fn judge(&mut self, arriving: &Arriving) -> Judgement {
+        let resent = self.was_brought_by(arriving);
         let judgement = if arriving.own_time { self.by_content(arriving) } else { self.by_session(arriving) };
         if arriving.dup {
-            self.head = None;
+            if !resent {
+                self.head = None;
+            }
         } else {
             self.note_reuse(arriving.packet_id, arriving.generation);
             self.by_id.remove(&arriving.packet_id);
@@ -447,6 +473,14 @@ impl Connection {
             }
         }
         judgement
+    }
+
+    /// Whether the live connection itself brought this message before: DUP then says how the broker repeats itself, and
+    /// nothing of how it marks copies of what earlier connections brought.
+    fn was_brought_by(&self, arriving: &Arriving) -> bool {
+        let known = self.by_id.get(&arriving.packet_id).and_then(|ordinal| self.entry(*ordinal));
+        known.is_some_and(|e| (e.generation, e.hash) == (arriving.generation, arriving.hash))
+            || self.absorbed_ids.get(&arriving.packet_id) == Some(&arriving.hash)
     }
 
     fn by_session(&mut self, arriving: &Arriving) -> Judgement {

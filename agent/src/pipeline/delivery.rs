@@ -458,10 +458,18 @@ impl<B: Bucket> Deliverer<B> {
     /// Deletes batches that nothing needs any more.
     async fn trim(&self) -> anyhow::Result<()> {
         let retention = Arc::new(self.shared.windows().retention());
+        let in_flight = super::in_flight(&self.shared.config);
         loop {
             let needed = Arc::clone(&retention);
-            let trimmed =
-                self.shared.buffer.run(move |b| b.trim(TRIM_AT_ONCE, &|span| needed.needs(span))).await??;
+            let trimmed = self
+                .shared
+                .buffer
+                .run(move |b| {
+                    // Without them a restart would take what the brokers send again for new.
+                    let floor = b.memory_floor(in_flight)?;
+                    b.trim(TRIM_AT_ONCE, &|span| needed.needs(span) || span.id >= floor)
+                })
+                .await??;
             if trimmed > 0 {
                 debug!(batches = trimmed, "journal trimmed");
             }

@@ -246,7 +246,8 @@ pub async fn open(
     // What a clock that isn't synchronised calls an hour ago may be any time.
     let since =
         if moment.synced { clock.now().plus(-config.buffer.dedupe_window) } else { Timestamp(i64::MIN) };
-    for memory in buffer.run(move |b| b.memories(since)).await?? {
+    let in_flight = in_flight(config);
+    for memory in buffer.run(move |b| b.memories(since, in_flight)).await?? {
         match redelivery::decode(&memory) {
             Ok(remembered) => stage.restore(remembered),
             Err(e) => {
@@ -286,6 +287,11 @@ pub async fn open(
         Arc::clone(clock),
     );
     Ok((shared, stage))
+}
+
+/// How many messages all brokers may have on the way to us: so many come again at the worst.
+fn in_flight(config: &Config) -> usize {
+    config.brokers.iter().map(|b| usize::from(b.inflight_window)).sum()
 }
 
 /// Kept decisions, but for those that damage made unreadable: without them windows may be emitted once more, and that is

@@ -407,3 +407,34 @@ async fn a_buffer_that_was_closed_can_be_opened_at_once() {
         world.end(shared).await;
     }
 }
+
+#[tokio::test]
+async fn what_a_broker_may_send_again_is_remembered_though_its_readings_are_long_registered() {
+    let world = World::new("[buffer]\nrelease_on = \"delivered\"");
+    let shared = world.live().await;
+    let memory = redelivery::encode(&[redelivery::Remembered {
+        connection: 0,
+        generation: 1,
+        packet_id: 1,
+        kind: redelivery::Kind::Content,
+        hash: 7,
+        at: world.now(),
+    }]);
+    let batch = NewBatch { memory, committed_at: world.now(), ..NewBatch::default() };
+    let batch =
+        NewBatch { messages: MessageCounters { received: 1, redelivered: 1, ..Default::default() }, ..batch };
+    let sources = Arc::clone(&world.sources);
+    shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();
+    world.commit(&shared).await;
+    world.later(2 * DAY_MICROS);
+    world.seal(&shared).await;
+    world.deliverer(&shared).pass(world.now()).await.unwrap();
+    world.end(shared).await;
+
+    let (clock, live) = (world.clock.clone() as Arc<dyn Clock>, new_live(&world.config, world.now()));
+    let (status, _) = watch::channel(Arc::new(first_status(&world.config, &*clock)));
+    let live = Arc::new(Mutex::new(live));
+    let (shared, stage) = open(&world.config, &live, &status, &clock, Seams::default()).await.unwrap();
+    assert_eq!(stage.remembered(), 1);
+    shared.buffer.close().await;
+}

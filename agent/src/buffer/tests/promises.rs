@@ -59,8 +59,10 @@ fn the_redelivery_memory_comes_back_batch_by_batch_from_where_it_is_asked_for() 
     }
     drop(buffer);
     let (mut buffer, _) = world.open();
-    assert_eq!(buffer.memories(times[0]).unwrap(), [b"one".to_vec(), b"three".to_vec()]);
-    assert_eq!(buffer.memories(times[1]).unwrap(), [b"three".to_vec()]);
+    assert_eq!(buffer.memories(times[0], 0).unwrap(), [b"one".to_vec(), b"three".to_vec()]);
+    assert_eq!(buffer.memories(times[1], 0).unwrap(), [b"three".to_vec()]);
+    let late = times[1].plus(i64::from(u32::MAX));
+    assert_eq!(buffer.memories(late, 2).unwrap(), [b"one".to_vec(), b"three".to_vec()], "however late");
 }
 
 #[test]

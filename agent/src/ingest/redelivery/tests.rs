@@ -95,6 +95,44 @@ fn without_dup_and_without_own_time_a_copy_at_the_head_of_a_connection_is_marked
 }
 
 #[test]
+fn copies_that_a_flapping_connection_brings_do_not_push_the_rest_out_of_the_head() {
+    let mut m = Memory::new(&[traits(false, 4)], HOUR, 1000);
+    m.session_lost(0, 1, Timestamp(0));
+    let values = ["1", "2", "3", "4"];
+    for (id, value) in (1..).zip(values) {
+        assert_eq!(take(&mut m, message(1, id, false, value)), FRESH);
+    }
+    for generation in 2..6 {
+        reconnect(&mut m, generation);
+        assert_eq!(take(&mut m, message(generation, 1, false, "1")), DOUBT);
+        assert_eq!(take(&mut m, message(generation, 2, false, "2")), DOUBT);
+    }
+    reconnect(&mut m, 9);
+    for (id, value) in (1..).zip(values) {
+        assert_eq!(take(&mut m, message(9, id, false, value)), DOUBT, "{value}");
+    }
+}
+
+#[test]
+fn a_message_that_is_sent_again_on_the_live_connection_does_not_end_its_head() {
+    let mut m = Memory::new(&[traits(true, 20)], HOUR, 1000);
+    m.session_lost(0, 1, Timestamp(0));
+    take(&mut m, message(1, 1, false, "ts 1"));
+    take(&mut m, message(1, 2, false, "21.5"));
+    take(&mut m, message(1, 3, false, "22.5"));
+    reconnect(&mut m, 2);
+    assert_eq!(take(&mut m, message(2, 4, false, "ts 1")), CONTENT);
+    assert_eq!(take(&mut m, message(2, 4, true, "ts 1")), CONTENT);
+    assert_eq!(take(&mut m, message(2, 5, false, "21.5")), DOUBT);
+    assert_eq!(take(&mut m, message(2, 5, true, "21.5")), SESSION);
+    assert_eq!(
+        take(&mut m, message(2, 6, false, "22.5")),
+        DOUBT,
+        "this broker lost its memory: it marks nothing"
+    );
+}
+
+#[test]
 fn aws_sends_again_on_the_live_connection() {
     let mut m = Memory::new(&[traits(true, 100)], HOUR, 1000);
     m.session_lost(0, 1, Timestamp(0));
