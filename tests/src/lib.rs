@@ -6,3 +6,4 @@ pub mod faults;
 pub mod lake;
 pub mod world;
 pub mod crash;
+pub mod sim;
