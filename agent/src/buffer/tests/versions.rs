@@ -112,7 +112,7 @@ fn a_frozen_buffer_of_every_version_opens_and_loses_nothing() {
         assert_eq!((r.journaled, r.sealed, r.registered, r.moved_out), (10, 7, 3, 3), "{version}");
         assert_eq!(buffer.setting("filters").unwrap(), Some(b"as subscribed".to_vec()), "{version}");
         assert_eq!(buffer.decisions().unwrap(), [b"decided".to_vec()], "{version}");
-        assert_eq!(buffer.memories(Timestamp(0)).unwrap(), [b"remembered".to_vec()], "{version}");
+        assert_eq!(buffer.memories(Timestamp(0), 0).unwrap(), [b"remembered".to_vec()], "{version}");
         let rejects = buffer.rejects_to_seal(10).unwrap();
         assert_eq!(rejects.iter().map(|r| r.topic.as_str()).collect::<Vec<_>>(), ["plant/x"], "{version}");
         let gaps = buffer.gaps_to_seal().unwrap();
