@@ -4,9 +4,12 @@
 //! shows every key. Durations are microseconds here, sizes bytes. Nothing in it works; parts that work stand beside it.
 
 mod section;
+pub mod decoding;
 pub mod load;
 pub mod show;
 pub mod parse;
+
+pub use decoding::{Decoder, Decoding, TimeUnit};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -117,23 +120,14 @@ pub struct Source {
     pub payload_tags: std::collections::BTreeMap<String, String>,
     /// Tags, each at a path of the payload, of the single reading; no part of the series.
     pub row_tags: std::collections::BTreeMap<String, String>,
+    /// How payloads are read beside the paths, and what is made of their readings.
+    pub decoding: Decoding,
     /// Fixed tags.
     pub tags: Tags,
     /// Owner of the data.
     pub namespace: Namespace,
     /// What is shed last under a full budget: 1 (first to go) to 9.
     pub priority: u8,
-}
-
-/// Decoders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decoder {
-    /// JSON objects, arrays of objects, scalars.
-    Json,
-    /// One value, the whole payload.
-    Value,
-    /// Looks at the payload.
-    Auto,
 }
 
 /// The buffer.
@@ -242,6 +236,8 @@ pub struct Limits {
     pub text: usize,
     /// Series of one source.
     pub series: usize,
+    /// Series of one device of a source, so that one that makes up names doesn't take the others' room.
+    pub device_series: usize,
 }
 
 impl Default for Buffer {
@@ -274,6 +270,13 @@ impl Default for Status {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { payload: 1 << 20, depth: 32, readings: 10_000, text: 4096, series: 100_000 }
+        Self {
+            payload: 1 << 20,
+            depth: 32,
+            readings: 10_000,
+            text: 4096,
+            series: 100_000,
+            device_series: 10_000,
+        }
     }
 }

@@ -14,6 +14,8 @@ pub enum Value {
     Float(f64),
     /// A whole number.
     Int(i64),
+    /// A whole number from 2^63 to 2^64 - 1 that no double is exactly.
+    Great(u64),
     /// A truth value.
     Bool(bool),
     /// A text.
@@ -21,11 +23,22 @@ pub enum Value {
 }
 
 impl Value {
+    /// A whole number without sign: [`Value::Int`] where it fits, else a double where that is exact.
+    pub fn of_unsigned(n: u64) -> Self {
+        match i64::try_from(n) {
+            Ok(n) => Value::Int(n),
+            // Up here doubles are whole, and the cast back saturates only for 2^64, which isn't `n`.
+            Err(_) if n != u64::MAX && (n as f64) as u64 == n => Value::Float(n as f64),
+            Err(_) => Value::Great(n),
+        }
+    }
+
     /// The numeric view, as column `value` has it: booleans are 0 or 1, great integers the nearest double.
     pub fn numeric(&self) -> Option<f64> {
         match self {
             Value::Float(f) => Some(*f),
             Value::Int(i) => Some(*i as f64),
+            Value::Great(n) => Some(*n as f64),
             Value::Bool(b) => Some(f64::from(u8::from(*b))),
             Value::Text(_) => None,
         }
@@ -40,11 +53,21 @@ impl Value {
         }
     }
 
+    /// The text as column `value_text` has it: a text, or the digits of a whole number that neither `value` nor
+    /// `value_int` can hold.
+    pub fn exact_text(&self) -> Option<String> {
+        match self {
+            Value::Text(text) => Some(text.clone()),
+            Value::Great(n) => Some(n.to_string()),
+            Value::Float(_) | Value::Int(_) | Value::Bool(_) => None,
+        }
+    }
+
     /// The name of its type, as column `value_type` of `series` has it.
     pub const fn type_name(&self) -> &'static str {
         match self {
             Value::Float(_) => "double",
-            Value::Int(_) => "long",
+            Value::Int(_) | Value::Great(_) => "long",
             Value::Bool(_) => "boolean",
             Value::Text(_) => "string",
         }
@@ -56,6 +79,7 @@ impl fmt::Display for Value {
         match self {
             Value::Float(v) => write!(f, "{v}"),
             Value::Int(v) => write!(f, "{v}"),
+            Value::Great(v) => write!(f, "{v}"),
             Value::Bool(v) => write!(f, "{v}"),
             Value::Text(v) => f.write_str(v),
         }
@@ -117,6 +141,17 @@ pub struct Rejected {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_without_sign_is_kept_exactly() {
+        assert_eq!(Value::of_unsigned(7), Value::Int(7));
+        assert_eq!(Value::of_unsigned(1 << 63), Value::Float(9.223_372_036_854_775_808e18));
+        for great in [(1 << 63) + 3, u64::MAX, u64::MAX - 1] {
+            let value = Value::of_unsigned(great);
+            assert_eq!(value.exact_text(), Some(great.to_string()));
+            assert_eq!((value.numeric(), value.inexact_int()), (Some(great as f64), None));
+        }
+    }
 
     #[test]
     fn the_exact_integer_is_kept_only_where_the_double_is_not_exact() {

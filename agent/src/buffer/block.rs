@@ -75,6 +75,7 @@ pub fn encode(rows: &[Row]) -> Result<Vec<u8>, BlockError> {
         Value::Bool(false) => 2,
         Value::Bool(true) => 3,
         Value::Text(_) => 4,
+        Value::Great(_) => 5,
     }));
     for row in rows {
         match &row.value {
@@ -82,6 +83,7 @@ pub fn encode(rows: &[Row]) -> Result<Vec<u8>, BlockError> {
             Value::Int(i) => varint::put_signed(&mut raw, *i),
             Value::Bool(_) => {}
             Value::Text(t) => varint::put_bytes(&mut raw, t.as_bytes()),
+            Value::Great(n) => varint::put(&mut raw, *n),
         }
     }
     put_tags(&mut raw, rows);
@@ -204,6 +206,7 @@ fn value(r: &mut Reader<'_>, kind: u8) -> Result<Value, BlockError> {
         2 => Value::Bool(false),
         3 => Value::Bool(true),
         4 => Value::Text(text(r.bytes()?)?),
+        5 => Value::Great(r.unsigned()?),
         _ => return Err(BlockError::Damaged("a value is of no known kind")),
     })
 }
@@ -245,6 +248,7 @@ pub(super) mod tests {
         prop_oneof![
             any::<f64>().prop_map(Value::Float),
             any::<i64>().prop_map(Value::Int),
+            any::<u64>().prop_map(Value::Great),
             any::<bool>().prop_map(Value::Bool),
             ".{0,12}".prop_map(Value::Text),
         ]

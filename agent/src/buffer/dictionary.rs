@@ -24,6 +24,8 @@ struct Inner {
     /// (hash, key): to find a key by what it stands for without holding that twice.
     index: BTreeSet<(u64, u32)>,
     per_source: HashMap<String, usize>,
+    /// By hash of source and device.
+    per_device: HashMap<u64, usize>,
     /// Keys that the lake isn't told of in this epoch, with a count of changes.
     untold: BTreeMap<u32, u64>,
     /// The same as it was when it was last handed out to be sealed.
@@ -126,6 +128,11 @@ impl Dictionary {
         self.read(|i| i.per_source.get(source).copied().unwrap_or(0))
     }
 
+    pub(super) fn count_of_device(&self, source: &str, device: &str) -> usize {
+        let hash = self.hasher.hash_one((source, device));
+        self.read(|i| i.per_device.get(&hash).copied().unwrap_or(0))
+    }
+
     pub(super) fn next_key(&self) -> u32 {
         self.read(|i| i.next)
     }
@@ -137,12 +144,14 @@ impl Dictionary {
     /// Adds a series or replaces what is known of it.
     pub(super) fn put(&self, entry: SeriesEntry, seen_in: u32, untold: bool) {
         let hash = self.hasher.hash_one(Ident::of_entry(&entry));
+        let of_device = self.hasher.hash_one((entry.source.as_str(), entry.device.as_str()));
         self.write(|i| {
             let key = entry.key;
             let span = (entry.first_ts, entry.last_ts);
             let source = entry.source.clone();
             if i.index.insert((hash, key)) {
                 *i.per_source.entry(source).or_default() += 1;
+                *i.per_device.entry(of_device).or_default() += 1;
             }
             i.next = i.next.max(key.saturating_add(1));
             if untold {

@@ -45,6 +45,8 @@ pub struct SourceFacts {
     pub namespace: Namespace,
     /// Series it may have; a message that would add one beyond becomes a reject.
     pub max_series: usize,
+    /// Series that one of its devices may have: the same.
+    pub max_device_series: usize,
 }
 
 /// What an append stored.
@@ -328,6 +330,7 @@ struct Staged<'a> {
     types: HashMap<u32, &'static str>,
     new: Vec<u32>,
     per_source: HashMap<&'a str, usize>,
+    per_device: HashMap<(&'a str, &'a str), usize>,
     rows: Vec<Row>,
     refused: Vec<Rejected>,
 }
@@ -453,8 +456,27 @@ impl Buffer {
         if !unknown.is_empty()
             && self.dictionary.count_of(&facts.name) + *fresh + unknown.len() > facts.max_series
         {
-            staged.refused.push(too_many(message, facts));
+            let limit = format!("source {} has its limit of {} series", facts.name, facts.max_series);
+            staged.refused.push(too_many(message, &limit, "limits.series"));
             return Ok(());
+        }
+        let mut of_devices: HashMap<&str, usize> = HashMap::new();
+        unknown.iter().for_each(|ident| *of_devices.entry(ident.device).or_default() += 1);
+        for (device, count) in &of_devices {
+            let staged_before = staged.per_device.get(&(&facts.name, device)).copied().unwrap_or(0);
+            if self.dictionary.count_of_device(&facts.name, device) + staged_before + count
+                > facts.max_device_series
+            {
+                let limit = format!(
+                    "device {device:?} of source {} has its limit of {} series",
+                    facts.name, facts.max_device_series
+                );
+                staged.refused.push(too_many(message, &limit, "limits.device_series"));
+                return Ok(());
+            }
+        }
+        for (device, count) in of_devices {
+            *staged.per_device.entry((&facts.name, device)).or_default() += count;
         }
         *fresh += unknown.len();
         for (reading, ident) in message.readings.iter().zip(idents) {
@@ -607,7 +629,7 @@ fn new_series(key: u32, reading: &Reading, facts: &SourceFacts) -> SeriesEntry {
     }
 }
 
-fn too_many(message: &Accepted, facts: &SourceFacts) -> Rejected {
+fn too_many(message: &Accepted, limit: &str, setting: &str) -> Rejected {
     let first = message.readings.first().map(|r| format!("{}/{}", r.device, r.metric)).unwrap_or_default();
     Rejected {
         source: message.source,
@@ -615,9 +637,8 @@ fn too_many(message: &Accepted, facts: &SourceFacts) -> Rejected {
         topic: String::new(),
         reason: RejectReason::TooManySeries,
         detail: format!(
-            "source {} has its limit of {} series, and {first} or another of the message would be new: raise limits.series, \
-             or drop what makes names without end",
-            facts.name, facts.max_series
+            "{limit}, and {first} or another of the message would be new: raise {setting}, or drop what makes names without \
+             end"
         ),
         size: 0,
         payload: Vec::new(),

@@ -76,8 +76,18 @@ const START: i64 = 1_767_225_600_000_000;
 
 fn sources() -> Vec<SourceFacts> {
     vec![
-        SourceFacts { name: "plant".into(), namespace: Namespace::default(), max_series: 10 },
-        SourceFacts { name: "office".into(), namespace: Namespace::new("office").unwrap(), max_series: 1 },
+        SourceFacts {
+            name: "plant".into(),
+            namespace: Namespace::default(),
+            max_series: 10,
+            max_device_series: 10,
+        },
+        SourceFacts {
+            name: "office".into(),
+            namespace: Namespace::new("office").unwrap(),
+            max_series: 1,
+            max_device_series: 1,
+        },
     ]
 }
 

@@ -12,8 +12,8 @@ use tributary_contract::time::DAY_MICROS;
 pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
-    Broker, Bucket, Buffer, Config, Credentials, Decoder, HOUR, Limits, MINUTE, MqttVersion, ReleaseOn,
-    SECOND, Segment, Source, Status, Window,
+    Broker, Bucket, Buffer, Config, Credentials, HOUR, Limits, MINUTE, MqttVersion, ReleaseOn, SECOND,
+    Segment, Source, Status, Window, decoding,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -305,8 +305,7 @@ fn read_sources(root: &mut Section<'_>) -> Vec<Source> {
         if let Some(qos) = s.value("qos") {
             check_qos(&s, &qos);
         }
-        let decoders = [("json", Decoder::Json), ("value", Decoder::Value), ("auto", Decoder::Auto)];
-        let decoder = s.choice("decoder", &decoders, Decoder::Auto);
+        let decoder = decoding::read_decoder(&mut s);
         let source = Source {
             name,
             topics,
@@ -319,6 +318,7 @@ fn read_sources(root: &mut Section<'_>) -> Vec<Source> {
             unit: s.string("unit"),
             payload_tags: s.map("payload_tags"),
             row_tags: s.map("row_tags"),
+            decoding: decoding::read(&mut s),
             tags: s.map("tags"),
             namespace: s.parsed("namespace", |n| Namespace::new(n)).unwrap_or_default(),
             priority: s.integer("priority", 1..=9, 5) as u8,
@@ -488,6 +488,7 @@ fn read_limits(mut s: Section<'_>) -> Limits {
         readings: s.integer("readings", 1..=1_000_000, d.readings as i64) as usize,
         text: s.bytes("text", 16..=1 << 20, d.text as u64) as usize,
         series: s.integer("series", 1..=10_000_000, d.series as i64) as usize,
+        device_series: s.integer("device_series", 1..=10_000_000, d.device_series as i64) as usize,
     };
     s.finish();
     limits

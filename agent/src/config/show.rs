@@ -27,7 +27,7 @@ pub fn show(c: &Config) -> String {
         line(&at("name"), quote(&s.name));
         line(&at("topics"), format!("{:?}", s.topics));
         line(&at("qos"), s.qos.to_string());
-        line(&at("decoder"), quote(&format!("{:?}", s.decoder).to_lowercase()));
+        line(&at("decoder"), quote(s.decoder.word()));
         for (key, path) in [
             ("time", &s.time),
             ("value", &s.value),
@@ -81,6 +81,7 @@ pub fn show(c: &Config) -> String {
     line("limits.readings", c.limits.readings.to_string());
     line("limits.text", bytes(c.limits.text as u64));
     line("limits.series", c.limits.series.to_string());
+    line("limits.device_series", c.limits.device_series.to_string());
     lines.concat()
 }
 

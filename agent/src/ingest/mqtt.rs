@@ -41,6 +41,7 @@ mod tests;
 pub use queue::{EventReceiver, EventSender, queue};
 
 use self::protocol::{Failure, Protocol};
+use super::decode::Outgoing;
 use super::stage::KEPT_PAYLOAD;
 use super::topic::{TemplateError, TopicTemplate};
 use super::{Ack, Publish, Session};
@@ -50,6 +51,8 @@ use crate::config::{Broker, Config, MqttVersion};
 pub const QUEUE_EVENTS: usize = 4096;
 /// Payload bytes that may wait for the pipeline.
 pub const QUEUE_BYTES: usize = 8 << 20;
+/// Messages of our own that may wait for the socket.
+const OUTGOING: usize = 256;
 /// A connection that lasted so long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(30);
 /// Time for TCP, TLS and CONNACK, and for a write to get out, seconds.
@@ -167,6 +170,8 @@ pub enum Command {
     Acknowledge(Vec<Ack>),
     /// The connection of that generation may subscribe.
     Permit(u64),
+    /// This is to be published.
+    Publish(Outgoing),
     /// Send what was acknowledged, then end.
     Stop,
 }
@@ -205,6 +210,11 @@ impl Handle {
         self.command(Command::Permit(generation));
     }
 
+    /// Publishes at QoS 0 on the live connection; without one, and while many wait, it is dropped. Never waits.
+    pub fn publish(&self, message: Outgoing) {
+        self.command(Command::Publish(message));
+    }
+
     /// Acknowledgements that were written to the socket since the start.
     pub fn acknowledged(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
@@ -236,6 +246,7 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
     let wanted = Wanted {
         commands: received,
         acks: VecDeque::new(),
+        outgoing: VecDeque::new(),
         generation: None,
         permitted: false,
         stop: false,
@@ -258,6 +269,7 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
 struct Wanted {
     commands: UnboundedReceiver<Command>,
     acks: VecDeque<Ack>,
+    outgoing: VecDeque<Outgoing>,
     /// The live connection; `None` before its CONNACK.
     generation: Option<u64>,
     permitted: bool,
@@ -281,6 +293,11 @@ impl Wanted {
                 let live = self.generation;
                 self.acks.extend(acks.into_iter().filter(|a| Some(a.generation) == live && a.qos > 0));
             }
+            Command::Publish(message) => {
+                if self.generation.is_some() && self.outgoing.len() < OUTGOING {
+                    self.outgoing.push_back(message);
+                }
+            }
             Command::Permit(generation) => self.permitted |= Some(generation) == self.generation,
             Command::Stop => self.stop = true,
         }
@@ -294,6 +311,7 @@ impl Wanted {
     fn live(&mut self, generation: Option<u64>) {
         self.generation = generation;
         self.acks.clear();
+        self.outgoing.clear();
         self.permitted = false;
     }
 

@@ -9,7 +9,7 @@ use tributary_contract::reject::RejectReason;
 use tributary_contract::time::Timestamp;
 
 use super::collect::{Collect, Due};
-use super::decode::{Decoded, Decoders, DecodersError, Reject};
+use super::decode::{Decoded, Decoders, DecodersError, Outgoing, Reject};
 use super::redelivery::{Arriving, BrokerTraits, Judgement, Memory, Remembered, Rule, hash};
 use super::{Ack, Publish, Session};
 use crate::clock::without;
@@ -38,6 +38,10 @@ pub struct Collected {
     pub lost_sessions: Vec<LostSession>,
     /// After the commit: acknowledgements in order of arrival.
     pub acks: Vec<Ack>,
+    /// What decoders must find again after a restart: position of the source and bytes. Durable with the batch.
+    pub remembered: Vec<(usize, Vec<u8>)>,
+    /// After the commit: what decoders want published, and at which broker (by position).
+    pub outgoing: Vec<(usize, Outgoing)>,
     /// After the commit: connections that may subscribe, because the end of their old session is durable.
     pub subscribe: Vec<Permit>,
     /// Counts per source, in the order of the configuration.
@@ -128,6 +132,11 @@ impl Stage {
     /// Takes up what the journal remembers of messages, oldest first; before the first connection.
     pub fn restore(&mut self, remembered: impl IntoIterator<Item = Remembered>) {
         self.memory.restore(remembered);
+    }
+
+    /// Takes up what the decoder of a source (by position) remembered; before the first connection.
+    pub fn restore_decoder(&mut self, source: usize, kept: &[u8]) {
+        self.decoders.restore(source, kept);
     }
 
     /// The buffer lost some of its past: what a broker calls DUP can't be told apart from now on.
@@ -247,13 +256,16 @@ impl Stage {
         }
     }
 
-    fn decode(&self, source: usize, publish: &Publish) -> Result<Decoded, Reject> {
+    fn decode(&mut self, source: usize, publish: &Publish) -> Result<Decoded, Reject> {
         if publish.size > self.limits.payload {
             let detail = format!("{} bytes, the limit is {}", publish.size, self.limits.payload);
             return Err(Reject::new(RejectReason::TooLarge, detail));
         }
         let Publish { topic, payload, received_at, retain, .. } = publish;
-        let mut decoded = self.decoders.decode(source, topic, payload, *received_at, *retain)?;
+        let outcome = self.decoders.decode(source, topic, payload, *received_at, *retain);
+        let asked = self.decoders.take_outgoing();
+        self.pending.outgoing.extend(asked.into_iter().map(|message| (publish.broker, message)));
+        let mut decoded = outcome?;
         if !self.synced {
             for reading in &mut decoded.readings {
                 reading.quality = unsynced(reading.quality, reading.ts == *received_at);
@@ -300,6 +312,7 @@ impl Stage {
         let next = empty(self.pending.sources.len(), self.pending.unmatched.len());
         let mut collected = std::mem::replace(&mut self.pending, next);
         collected.memory = self.memory.export();
+        collected.remembered = self.decoders.export();
         collected
     }
 

@@ -168,6 +168,11 @@ impl TopicTemplate {
         if parts.next().is_some() { None } else { Some(captures) }
     }
 
+    /// How many levels stand before the first that isn't literal.
+    pub fn literal_levels(&self) -> usize {
+        self.levels.iter().take_while(|level| matches!(level, Level::Literal(_))).count()
+    }
+
     /// The names of the levels that become tags.
     pub fn tag_names(&self) -> impl Iterator<Item = &str> {
         self.levels.iter().filter_map(|level| match level {

@@ -19,10 +19,11 @@ use tributary_contract::time::Timestamp;
 
 use super::clock::until;
 use super::shared::Shared;
-use crate::buffer::{Appended, GapRow, NewBatch, SourceFacts};
+use crate::buffer::{Appended, Buffer, GapRow, NewBatch, SourceFacts};
 use crate::clock::{Moment, Step, Watch, after_step};
 use crate::config::{HOUR, MINUTE, MqttVersion, SECOND};
 use crate::ingest::collect::Due;
+use crate::ingest::decode::Outgoing;
 use crate::ingest::mqtt::{Event, EventReceiver, Handle};
 use crate::ingest::redelivery;
 use crate::ingest::stage::{Collected, LostSession, Stage};
@@ -42,6 +43,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// What follows once a batch is durable.
 struct After {
     acks: Vec<Ack>,
+    outgoing: Vec<(usize, Outgoing)>,
     permits: Vec<(usize, u64)>,
     appended: Appended,
 }
@@ -81,11 +83,12 @@ pub struct Intake {
 impl Intake {
     /// An intake for connections that are being made.
     pub fn new(shared: Arc<Shared>, stage: Stage, handles: Vec<Handle>) -> Self {
-        let limit = shared.config.limits.series;
+        let (limit, device_limit) = (shared.config.limits.series, shared.config.limits.device_series);
         let facts = |s: &crate::config::Source| SourceFacts {
             name: s.name.clone(),
             namespace: s.namespace.clone(),
             max_series: limit,
+            max_device_series: device_limit,
         };
         let sources = Arc::new(shared.config.sources.iter().map(facts).collect());
         let draining = vec![None; handles.len()];
@@ -351,11 +354,22 @@ impl Intake {
         let permits = collected.subscribe.iter().map(|p| (p.broker, p.generation)).collect();
         if !collected.needs_commit() {
             // Messages that no source takes need nothing durable.
-            self.committed(After { acks: collected.acks, permits, appended: Appended::default() });
+            let Collected { acks, outgoing, .. } = collected;
+            self.committed(After { acks, outgoing, permits, appended: Appended::default() });
             return;
         }
-        let Collected { accepted, rejected, messages, redelivered, memory, lost_sessions, acks, .. } =
-            collected;
+        let Collected {
+            accepted,
+            rejected,
+            messages,
+            redelivered,
+            memory,
+            lost_sessions,
+            acks,
+            outgoing,
+            remembered,
+            ..
+        } = collected;
         let namespaces = self.shared.config.namespaces();
         let gaps = lost_sessions.iter().flat_map(|lost| gaps_of(lost, &namespaces, now)).collect();
         let batch = NewBatch {
@@ -371,8 +385,17 @@ impl Intake {
         let passed = now.since(self.moment.wall);
         let moment = Moment { wall: now, uptime: self.moment.uptime.saturating_add(passed), ..self.moment };
         self.committing = Some(Box::pin(async move {
-            let appended = shared.buffer.run(move |b| b.append_at(batch, &sources, moment)).await?;
-            Ok(After { acks, permits, appended: appended.context("commit")? })
+            let append = move |b: &mut Buffer| {
+                // Before the messages that they come from: a crash in between brings those again.
+                for (source, bytes) in &remembered {
+                    if let Some(facts) = sources.get(*source) {
+                        b.set_setting(&decoder_key(&facts.name), bytes)?;
+                    }
+                }
+                b.append_at(batch, &sources, moment)
+            };
+            let appended = shared.buffer.run(append).await?;
+            Ok(After { acks, outgoing, permits, appended: appended.context("commit")? })
         }));
     }
 
@@ -380,6 +403,9 @@ impl Intake {
     fn committed(&mut self, after: After) {
         for handle in &self.handles {
             handle.acknowledge(&after.acks);
+            for (_, message) in after.outgoing.iter().filter(|(broker, _)| *broker == handle.broker()) {
+                handle.publish(message.clone());
+            }
             for (broker, generation) in &after.permits {
                 if *broker == handle.broker() {
                     handle.permit(*generation);
@@ -416,6 +442,11 @@ impl Intake {
             tracing::debug!(topic = %rejected.topic.escape_debug(), reason = %rejected.reason, "rejected");
         }
     }
+}
+
+/// The setting that keeps what the decoder of a source remembers.
+pub fn decoder_key(source: &str) -> String {
+    format!("decoder-{source}")
 }
 
 /// The setting that keeps what was subscribed at a broker.

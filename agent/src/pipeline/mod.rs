@@ -259,6 +259,12 @@ pub async fn open(
     if past_in_doubt {
         stage.doubt_past();
     }
+    for (at, source) in config.sources.iter().enumerate() {
+        let key = intake::decoder_key(&source.name);
+        if let Some(kept) = buffer.run(move |b| b.setting(&key)).await?? {
+            stage.restore_decoder(at, &kept);
+        }
+    }
 
     let mut windows = Windows::new(&config.windows, ordinal);
     let (now, names) = (clock.now(), Arc::clone(&dictionary));

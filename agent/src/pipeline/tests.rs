@@ -78,6 +78,7 @@ impl World {
             name: s.name.clone(),
             namespace: s.namespace.clone(),
             max_series: 1000,
+            max_device_series: 1000,
         };
         Self {
             _dir: dir,

@@ -171,7 +171,6 @@ impl TableRow for Row {
         let series = entries.all(rows.iter().map(|r| r.series))?;
         let tags = rows.iter().zip(&series).map(|(row, entry)| (&entry.tags, row.row_tags.as_deref()));
         let only_bool = |r: &Row| if let Value::Bool(b) = r.value { Some(b) } else { None };
-        let only_text = |r: &'_ Row| if let Value::Text(t) = &r.value { Some(t.clone()) } else { None };
         Ok(vec![
             times(rows.iter().map(|r| r.ts)),
             texts(series.iter().map(|s| &s.device)),
@@ -179,7 +178,7 @@ impl TableRow for Row {
             doubles(rows.iter().map(|r| r.value.numeric())),
             Arc::new(rows.iter().map(|r| r.value.inexact_int()).collect::<Int64Array>()),
             Arc::new(rows.iter().map(only_bool).collect::<BooleanArray>()),
-            maybe_texts(rows.iter().map(only_text)),
+            maybe_texts(rows.iter().map(|r| r.value.exact_text())),
             maybe_texts(series.iter().map(|s| s.unit.as_deref())),
             tag_maps(Self::TABLE, tags)?,
             ids(series.iter().map(|s| s.id)),

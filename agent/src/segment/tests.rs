@@ -402,6 +402,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         any::<f64>().prop_filter("finite", |f| f.is_finite()).prop_map(Value::Float),
         any::<i64>().prop_map(Value::Int),
+        any::<u64>().prop_map(Value::of_unsigned),
         any::<bool>().prop_map(Value::Bool),
         ".{0,12}".prop_map(Value::Text),
     ]
@@ -462,8 +463,7 @@ proptest! {
             let number = numbers.is_valid(at).then(|| numbers.value(at).to_bits());
             prop_assert_eq!(number, row.value.numeric().map(f64::to_bits));
             prop_assert_eq!(ints[at], row.value.inexact_int());
-            let text = if let Value::Text(t) = &row.value { Some(t.clone()) } else { None };
-            prop_assert_eq!(&strings[at], &text);
+            prop_assert_eq!(&strings[at], &row.value.exact_text());
         }
     }
 }

@@ -8,48 +8,14 @@ use std::collections::BTreeMap;
 use tributary_contract::reject::RejectReason;
 
 use super::Reject;
+use super::document::{Bounds, Budget, Doc};
 use crate::reading::Value;
 
-/// A parsed document.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Json {
-    /// `null`
-    Null,
-    /// Number, truth value or text.
-    Scalar(Value),
-    /// Elements in order.
-    Array(Vec<Json>),
-    /// Members by key.
-    Object(BTreeMap<String, Json>),
-}
-
-/// How large a document may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Nesting of arrays and objects; held to 128, because the parser recurses.
-    pub depth: usize,
-    /// Values of any kind.
-    pub values: usize,
-}
-
-impl Json {
-    /// Its kind and, for a scalar, its beginning: for messages.
-    pub fn shown(&self) -> String {
-        match self {
-            Json::Null => "null".into(),
-            Json::Scalar(Value::Text(text)) => format!("{:?}", super::shown(text)),
-            Json::Scalar(value) => value.to_string(),
-            Json::Array(_) => "an array".into(),
-            Json::Object(_) => "an object".into(),
-        }
-    }
-}
-
 /// Parses all of `payload`; a byte order mark before it is tolerated, anything after it isn't.
-pub fn parse(payload: &[u8], bounds: Bounds) -> Result<Json, Reject> {
+pub fn parse(payload: &[u8], bounds: Bounds) -> Result<Doc, Reject> {
     let text = std::str::from_utf8(super::without_bom(payload))
         .map_err(|e| malformed(format!("expected JSON in UTF-8: {e}")))?;
-    let mut parser = Parser { text, at: 0, depth: bounds.depth.min(128), values: bounds.values };
+    let mut parser = Parser { text, at: 0, budget: Budget::new(bounds) };
     let value = parser.value(0)?;
     parser.space();
     match parser.peek() {
@@ -65,8 +31,7 @@ fn malformed(detail: impl Into<String>) -> Reject {
 struct Parser<'t> {
     text: &'t str,
     at: usize,
-    depth: usize,
-    values: usize,
+    budget: Budget,
 }
 
 impl<'t> Parser<'t> {
@@ -98,21 +63,19 @@ impl<'t> Parser<'t> {
         malformed(format!("at byte {}: expected {what}, got {got}", self.at))
     }
 
-    fn value(&mut self, depth: usize) -> Result<Json, Reject> {
+    fn value(&mut self, depth: usize) -> Result<Doc, Reject> {
         self.space();
-        self.values = self.values.checked_sub(1).ok_or_else(|| {
-            Reject::new(RejectReason::TooManyReadings, "more values than the limit on readings allows for")
-        })?;
+        self.budget.spend()?;
         match self.peek() {
-            Some(b'{') => self.object(self.deeper(depth)?),
-            Some(b'[') => self.array(self.deeper(depth)?),
-            Some(b'"') => Ok(Json::Scalar(Value::Text(self.string()?))),
+            Some(b'{') => self.object(self.budget.deeper(depth)?),
+            Some(b'[') => self.array(self.budget.deeper(depth)?),
+            Some(b'"') => Ok(Doc::Scalar(Value::Text(self.string()?))),
             Some(b'-' | b'0'..=b'9') => self.number(),
             _ => {
                 for (word, value) in [
-                    ("true", Json::Scalar(Value::Bool(true))),
-                    ("false", Json::Scalar(Value::Bool(false))),
-                    ("null", Json::Null),
+                    ("true", Doc::Scalar(Value::Bool(true))),
+                    ("false", Doc::Scalar(Value::Bool(false))),
+                    ("null", Doc::Null),
                 ] {
                     if self.rest().starts_with(word) {
                         self.at += word.len();
@@ -124,19 +87,12 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn deeper(&self, depth: usize) -> Result<usize, Reject> {
-        if depth < self.depth {
-            return Ok(depth + 1);
-        }
-        Err(Reject::new(RejectReason::TooDeep, format!("nested deeper than {}", self.depth)))
-    }
-
-    fn object(&mut self, depth: usize) -> Result<Json, Reject> {
+    fn object(&mut self, depth: usize) -> Result<Doc, Reject> {
         self.at += 1;
         let mut members = BTreeMap::new();
         self.space();
         if self.take(b'}') {
-            return Ok(Json::Object(members));
+            return Ok(Doc::Object(members));
         }
         loop {
             self.space();
@@ -152,7 +108,7 @@ impl<'t> Parser<'t> {
             members.insert(key, value);
             self.space();
             if self.take(b'}') {
-                return Ok(Json::Object(members));
+                return Ok(Doc::Object(members));
             }
             if !self.take(b',') {
                 return Err(self.expected("`,` or `}`"));
@@ -160,18 +116,18 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn array(&mut self, depth: usize) -> Result<Json, Reject> {
+    fn array(&mut self, depth: usize) -> Result<Doc, Reject> {
         self.at += 1;
         let mut elements = Vec::new();
         self.space();
         if self.take(b']') {
-            return Ok(Json::Array(elements));
+            return Ok(Doc::Array(elements));
         }
         loop {
             elements.push(self.value(depth)?);
             self.space();
             if self.take(b']') {
-                return Ok(Json::Array(elements));
+                return Ok(Doc::Array(elements));
             }
             if !self.take(b',') {
                 return Err(self.expected("`,` or `]`"));
@@ -189,7 +145,7 @@ impl<'t> Parser<'t> {
         Ok(())
     }
 
-    fn number(&mut self) -> Result<Json, Reject> {
+    fn number(&mut self) -> Result<Doc, Reject> {
         let start = self.at;
         self.take(b'-');
         if !self.take(b'0') {
@@ -209,10 +165,13 @@ impl<'t> Parser<'t> {
         }
         let spelled = self.text.get(start..self.at).unwrap_or("");
         if let (true, Ok(n)) = (whole, spelled.parse::<i64>()) {
-            return Ok(Json::Scalar(Value::Int(n)));
+            return Ok(Doc::Scalar(Value::Int(n)));
+        }
+        if let (true, Ok(n)) = (whole, spelled.parse::<u64>()) {
+            return Ok(Doc::Scalar(Value::of_unsigned(n)));
         }
         match spelled.parse::<f64>() {
-            Ok(n) if n.is_finite() => Ok(Json::Scalar(Value::Float(n))),
+            Ok(n) if n.is_finite() => Ok(Doc::Scalar(Value::Float(n))),
             _ => Err(malformed(format!("{:?} isn't a finite number", super::shown(spelled)))),
         }
     }
@@ -288,15 +247,16 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { depth: 32, values: 100_000 };
 
-    fn like(json: &Json) -> serde_json::Value {
+    fn like(json: &Doc) -> serde_json::Value {
         match json {
-            Json::Null => serde_json::Value::Null,
-            Json::Scalar(Value::Bool(b)) => (*b).into(),
-            Json::Scalar(Value::Int(i)) => (*i).into(),
-            Json::Scalar(Value::Float(f)) => (*f).into(),
-            Json::Scalar(Value::Text(t)) => t.as_str().into(),
-            Json::Array(a) => a.iter().map(like).collect(),
-            Json::Object(o) => {
+            Doc::Null => serde_json::Value::Null,
+            Doc::Scalar(Value::Bool(b)) => (*b).into(),
+            Doc::Scalar(Value::Int(i)) => (*i).into(),
+            Doc::Scalar(Value::Float(f)) => (*f).into(),
+            Doc::Scalar(Value::Great(n)) => (*n).into(),
+            Doc::Scalar(Value::Text(t)) => t.as_str().into(),
+            Doc::Array(a) => a.iter().map(like).collect(),
+            Doc::Object(o) => {
                 serde_json::Value::Object(o.iter().map(|(k, v)| (k.clone(), like(v))).collect())
             }
         }
@@ -310,12 +270,14 @@ mod tests {
             ("9007199254740993", Value::Int(9_007_199_254_740_993)),
             ("-9223372036854775808", Value::Int(i64::MIN)),
             ("9223372036854775808", Value::Float(9.223_372_036_854_776e18)),
+            ("9223372036854775809", Value::Great(9_223_372_036_854_775_809)),
+            ("18446744073709551616", Value::Float(1.844_674_407_370_955_2e19)),
             ("0.1000000000000000055511151231257827", Value::Float(0.1)),
             ("0.30000000000000004", Value::Float(0.1 + 0.2)),
             ("1e-400", Value::Float(0.0)),
             ("5E2", Value::Float(500.0)),
         ] {
-            assert_eq!(parse(text.as_bytes(), BOUNDS), Ok(Json::Scalar(value)), "{text}");
+            assert_eq!(parse(text.as_bytes(), BOUNDS), Ok(Doc::Scalar(value)), "{text}");
         }
     }
 

@@ -8,6 +8,8 @@ use tributary_contract::key::Prefix;
 use super::*;
 use crate::config::{Bucket, Buffer, Credentials, Segment, Source, Status};
 
+mod shared;
+
 const AT: Timestamp = Timestamp(1_714_550_500_000_000);
 
 pub(crate) fn source(topic: &str, decoder: Decoder) -> Source {
@@ -23,6 +25,7 @@ pub(crate) fn source(topic: &str, decoder: Decoder) -> Source {
         unit: None,
         payload_tags: BTreeMap::new(),
         row_tags: BTreeMap::new(),
+        decoding: Decoding::default(),
         tags: Tags::new(),
         namespace: Namespace::default(),
         priority: 5,
@@ -182,8 +185,8 @@ fn auto_takes_the_time_from_well_known_names_only_when_it_is_one() {
 #[test]
 fn doubtful_times_are_marked() {
     let s = source("#", Decoder::Auto);
-    let decoders = Decoders::new(&config(vec![s])).unwrap();
-    let quality = |payload: &str, retained| {
+    let mut decoders = Decoders::new(&config(vec![s])).unwrap();
+    let mut quality = |payload: &str, retained| {
         decoders.decode(0, "a/b", payload.as_bytes(), AT, retained).unwrap().readings[0].quality
     };
     assert!(quality("1", false).is_good());
@@ -269,7 +272,7 @@ proptest::proptest! {
         topic in "[a/$+#é]{0,8}",
     ) {
         for decoder in [Decoder::Json, Decoder::Value, Decoder::Auto] {
-            let decoders = Decoders::new(&config(vec![source("#", decoder)])).unwrap();
+            let mut decoders = Decoders::new(&config(vec![source("#", decoder)])).unwrap();
             let once = decoders.decode(0, &topic, &payload, AT, false);
             proptest::prop_assert_eq!(&once, &decoders.decode(0, &topic, &payload, AT, false));
             if let Ok(decoded) = once {

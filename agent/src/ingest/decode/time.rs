@@ -2,7 +2,8 @@
 
 use tributary_contract::time::Timestamp;
 
-use super::json::Json;
+use super::document::Doc;
+use crate::config::TimeUnit;
 use crate::reading::Value;
 
 /// 0000-01-01T00:00:00Z in microseconds.
@@ -10,33 +11,33 @@ const EARLIEST: i64 = -62_167_219_200_000_000;
 /// 9999-12-30T22:00:00.999999Z in microseconds: the last instant that has a date in every zone.
 const LATEST: i64 = 253_402_207_200_999_999;
 
-/// Names under which `auto` looks for the payload's own time, compared without regard to case.
-pub const WELL_KNOWN: [&str; 10] = [
-    "ts",
-    "_ts",
-    "time",
-    "_time",
-    "timestamp",
-    "datetime",
-    "date_time",
-    "event_time",
-    "measured_at",
-    "epoch",
-];
+fn whole_of(unit: TimeUnit, n: i64) -> Option<Timestamp> {
+    within(match unit {
+        TimeUnit::Seconds => n.checked_mul(1_000_000)?,
+        TimeUnit::Millis => n.checked_mul(1000)?,
+        TimeUnit::Micros => n,
+        TimeUnit::Nanos => n.div_euclid(1000),
+    })
+}
 
-/// Whether `name` is one of [`WELL_KNOWN`].
-pub fn is_well_known(name: &str) -> bool {
-    WELL_KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name))
+fn fraction_of(unit: TimeUnit, n: f64) -> Option<Timestamp> {
+    from_micros(match unit {
+        TimeUnit::Seconds => n * 1e6,
+        TimeUnit::Millis => n * 1e3,
+        TimeUnit::Micros => n,
+        TimeUnit::Nanos => n / 1e3,
+    })
 }
 
 /// Reads the value at a configured path: RFC 3339 (a space instead of `T` is tolerated), a number, or a number as
-/// text. The error says what was got.
-pub fn configured(value: &Json) -> Result<Timestamp, String> {
+/// text; or an object of seconds and nanoseconds. The error says what was got.
+pub fn configured(value: &Doc, unit: Option<TimeUnit>) -> Result<Timestamp, String> {
     let found = match value {
-        Json::Scalar(Value::Text(text)) => rfc3339(text).or_else(|| from_text(text.trim())),
-        Json::Scalar(Value::Int(whole)) => from_whole(*whole),
-        Json::Scalar(Value::Float(number)) => from_fraction(*number),
-        Json::Scalar(Value::Bool(_)) | Json::Null | Json::Array(_) | Json::Object(_) => None,
+        Doc::Scalar(Value::Text(text)) => rfc3339(text).or_else(|| from_text(text.trim(), unit)),
+        Doc::Scalar(Value::Int(whole)) => from_whole(*whole, unit),
+        Doc::Scalar(Value::Float(number)) => from_fraction(*number, unit),
+        Doc::Object(_) => from_object(value, unit),
+        Doc::Scalar(Value::Bool(_) | Value::Great(_)) | Doc::Null | Doc::Array(_) => None,
     };
     found.ok_or_else(|| {
         let got = value.shown();
@@ -55,22 +56,46 @@ pub enum Guess {
     Other,
 }
 
-/// Looks at a value under a well-known name. Small numbers are no times: a device's `time` may be its uptime.
-pub fn guess(value: &Json) -> Guess {
+/// Looks at a value under a well-known name. Small numbers are no times: a device's `time` may be its uptime. A number
+/// in a text is one where it is as long as an epoch's.
+pub fn guess(value: &Doc, unit: Option<TimeUnit>) -> Guess {
     let plausible = |size: f64, ts: Option<Timestamp>| match ts {
-        Some(ts) if size == 0.0 || size >= 1e8 => Guess::Time(ts),
+        Some(ts) if unit.is_some() || size == 0.0 || size >= 1e8 => Guess::Time(ts),
         Some(_) | None => Guess::Other,
     };
     match value {
-        Json::Scalar(Value::Text(text)) => match rfc3339(text) {
+        Doc::Scalar(Value::Text(text)) => match rfc3339(text) {
             Some(ts) => Guess::Time(ts),
             None if text.trim().parse::<jiff::civil::DateTime>().is_ok() => Guess::Local,
-            None => Guess::Other,
+            None => match text.trim().parse::<f64>() {
+                Ok(number) if number >= 1e8 => from_text(text.trim(), unit).map_or(Guess::Other, Guess::Time),
+                _ => Guess::Other,
+            },
         },
-        Json::Scalar(Value::Int(whole)) => plausible(*whole as f64, from_whole(*whole)),
-        Json::Scalar(Value::Float(number)) => plausible(*number, from_fraction(*number)),
-        Json::Scalar(Value::Bool(_)) | Json::Null | Json::Array(_) | Json::Object(_) => Guess::Other,
+        Doc::Scalar(Value::Int(whole)) => plausible(*whole as f64, from_whole(*whole, unit)),
+        Doc::Scalar(Value::Float(number)) => plausible(*number, from_fraction(*number, unit)),
+        Doc::Object(_) => from_object(value, unit).map_or(Guess::Other, Guess::Time),
+        Doc::Scalar(Value::Bool(_) | Value::Great(_)) | Doc::Null | Doc::Array(_) => Guess::Other,
     }
+}
+
+/// A time in parts: seconds with nanoseconds, or wrapped as `$date`.
+fn from_object(value: &Doc, unit: Option<TimeUnit>) -> Option<Timestamp> {
+    let members = value.members()?;
+    if let Some(date) = members.get("$date") {
+        return configured(date, unit.or(Some(TimeUnit::Millis))).ok();
+    }
+    let whole = |key: &str| match members.get(key) {
+        Some(Doc::Scalar(Value::Int(n))) => Some(*n),
+        _ => None,
+    };
+    let seconds = ["timeInSeconds", "seconds", "sec", "secs"].into_iter().find_map(whole)?;
+    let nanos = ["offsetInNanos", "nanos", "nanoseconds", "nsec"].into_iter().find_map(whole).unwrap_or(0);
+    let known = ["timeInSeconds", "seconds", "sec", "secs", "offsetInNanos", "nanos", "nanoseconds", "nsec"];
+    if !members.keys().all(|key| known.contains(&key.as_str())) {
+        return None;
+    }
+    within(seconds.checked_mul(1_000_000)?.checked_add(nanos.div_euclid(1000))?)
 }
 
 fn rfc3339(text: &str) -> Option<Timestamp> {
@@ -79,15 +104,18 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
     within(i64::try_from(instant.as_nanosecond().div_euclid(1000)).ok()?)
 }
 
-fn from_text(text: &str) -> Option<Timestamp> {
+fn from_text(text: &str, unit: Option<TimeUnit>) -> Option<Timestamp> {
     match text.parse::<i64>() {
-        Ok(whole) => from_whole(whole),
-        Err(_) => from_fraction(text.parse().ok()?),
+        Ok(whole) => from_whole(whole, unit),
+        Err(_) => from_fraction(text.parse().ok()?, unit),
     }
 }
 
 /// Seconds below 10^11 (the year 5138), milliseconds below 10^14, microseconds below 10^17, else nanoseconds.
-fn from_whole(n: i64) -> Option<Timestamp> {
+fn from_whole(n: i64, unit: Option<TimeUnit>) -> Option<Timestamp> {
+    if let Some(unit) = unit {
+        return whole_of(unit, n);
+    }
     let micros = match n.unsigned_abs() {
         0..100_000_000_000 => n.checked_mul(1_000_000)?,
         100_000_000_000..100_000_000_000_000 => n.checked_mul(1000)?,
@@ -97,13 +125,18 @@ fn from_whole(n: i64) -> Option<Timestamp> {
     within(micros)
 }
 
-fn from_fraction(n: f64) -> Option<Timestamp> {
-    let micros = match n.abs() {
-        size if size < 1e11 => n * 1e6,
-        size if size < 1e14 => n * 1e3,
-        size if size < 1e17 => n,
-        _ => n / 1e3,
-    };
+/// The same for a number with a fraction.
+pub(super) fn from_fraction(n: f64, unit: Option<TimeUnit>) -> Option<Timestamp> {
+    let unit = unit.unwrap_or(match n.abs() {
+        size if size < 1e11 => TimeUnit::Seconds,
+        size if size < 1e14 => TimeUnit::Millis,
+        size if size < 1e17 => TimeUnit::Micros,
+        _ => TimeUnit::Nanos,
+    });
+    fraction_of(unit, n)
+}
+
+fn from_micros(micros: f64) -> Option<Timestamp> {
     // `as` saturates, and `within` refuses what lies that far out; NaN fails the first comparison.
     if micros.abs() < 1e18 { within(micros.round() as i64) } else { None }
 }
@@ -116,8 +149,8 @@ fn within(micros: i64) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Json {
-        super::super::json::parse(text.as_bytes(), super::super::json::Bounds { depth: 4, values: 9 })
+    fn read(text: &str) -> Doc {
+        super::super::json::parse(text.as_bytes(), super::super::document::Bounds { depth: 4, values: 9 })
             .unwrap()
     }
 
@@ -141,7 +174,7 @@ mod tests {
             (json!("2024-05-01 08:00:00.000001Z"), 1_714_550_400_000_001),
             (json!("1969-12-31T23:59:59.9999999Z"), -1),
         ] {
-            assert_eq!(configured(&value), Ok(Timestamp(micros)), "{}", value.shown());
+            assert_eq!(configured(&value, None), Ok(Timestamp(micros)), "{}", value.shown());
         }
     }
 
@@ -158,20 +191,42 @@ mod tests {
             json!([1]),
             json!(1e300),
         ] {
-            assert!(configured(&value).unwrap_err().contains("expected RFC 3339"), "{}", value.shown());
+            assert!(configured(&value, None).unwrap_err().contains("expected RFC 3339"), "{}", value.shown());
         }
-        assert_eq!(configured(&json!(9e17)), Ok(Timestamp(900_000_000_000_000)), "nanoseconds");
-        assert_eq!(configured(&json!("9999-12-30T22:00:00Z")), Ok(Timestamp(LATEST - 999_999)));
-        assert!(configured(&json!("9999-12-31T23:59:59Z")).is_err());
+        assert_eq!(configured(&json!(9e17), None), Ok(Timestamp(900_000_000_000_000)), "nanoseconds");
+        assert_eq!(configured(&json!("9999-12-30T22:00:00Z"), None), Ok(Timestamp(LATEST - 999_999)));
+        assert!(configured(&json!("9999-12-31T23:59:59Z"), None).is_err());
     }
 
     #[test]
     fn auto_takes_only_what_looks_like_a_time() {
-        assert_eq!(guess(&json!(0)), Guess::Time(Timestamp(0)));
-        assert_eq!(guess(&json!(12)), Guess::Other);
-        assert_eq!(guess(&json!("2024-05-01T08:00:00")), Guess::Local);
-        assert_eq!(guess(&json!("1714550400")), Guess::Other);
-        assert_eq!(guess(&json!("soon")), Guess::Other);
-        assert!(is_well_known("Timestamp") && is_well_known("Epoch") && !is_well_known("times"));
+        assert_eq!(guess(&json!(0), None), Guess::Time(Timestamp(0)));
+        assert_eq!(guess(&json!(12), None), Guess::Other);
+        assert_eq!(guess(&json!("2024-05-01T08:00:00"), None), Guess::Local);
+        assert_eq!(guess(&json!("1714550400"), None), Guess::Time(Timestamp(1_714_550_400_000_000)));
+        assert_eq!(guess(&json!("17"), None), Guess::Other);
+        assert_eq!(guess(&json!("soon"), None), Guess::Other);
+    }
+
+    #[test]
+    fn a_unit_that_is_known_is_not_guessed() {
+        let ms = Some(TimeUnit::Millis);
+        assert_eq!(configured(&json!(12345), ms), Ok(Timestamp(12_345_000)));
+        assert_eq!(configured(&json!("12345.5"), ms), Ok(Timestamp(12_345_500)));
+        assert_eq!(guess(&json!(12345), ms), Guess::Time(Timestamp(12_345_000)));
+        assert_eq!(
+            configured(&json!(1_632_188_382_048_586_660_i64), Some(TimeUnit::Nanos)),
+            Ok(Timestamp(1_632_188_382_048_586))
+        );
+        assert!(configured(&json!(i64::MAX), Some(TimeUnit::Seconds)).is_err());
+    }
+
+    #[test]
+    fn a_time_may_come_in_parts() {
+        let parts = json!({"timeInSeconds": 1_575_691_200, "offsetInNanos": 250_000_000});
+        assert_eq!(configured(&parts, None), Ok(Timestamp(1_575_691_200_250_000)));
+        let date = json!({"$date": "2024-03-01T12:00:00.000Z"});
+        assert_eq!(guess(&date, None), Guess::Time(Timestamp(1_709_294_400_000_000)));
+        assert_eq!(guess(&json!({"seconds": 1, "minutes": 2}), None), Guess::Other);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rumqttc::mqttbytes::v4::{Packet, PubAck, PubRec, SubscribeReasonCode};
+use rumqttc::mqttbytes::v4::{Packet, PubAck, PubRec, Publish, SubscribeReasonCode};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing,
     QoS, SubscribeFilter, TlsConfiguration, Transport,
@@ -56,13 +56,14 @@ impl Link {
         }
     }
 
-    /// Writes all acknowledgements and flushes once.
+    /// Writes all acknowledgements, then publishes of our own, and flushes once.
     async fn acknowledge(&mut self, wanted: &mut Wanted) -> Result<(), Failure> {
-        if wanted.acks.is_empty() {
+        if wanted.acks.is_empty() && wanted.outgoing.is_empty() {
             return Ok(());
         }
         let Some(network) = self.events.network.as_mut() else {
             wanted.acks.clear();
+            wanted.outgoing.clear();
             return Ok(());
         };
         let count = wanted.acks.len() as u64;
@@ -73,6 +74,10 @@ impl Link {
                     _ => Packet::PubAck(PubAck::new(ack.packet_id)),
                 };
                 network.write(packet).await?;
+            }
+            for message in wanted.outgoing.drain(..) {
+                let publish = Publish::new(message.topic, QoS::AtMostOnce, message.payload);
+                network.write(Packet::Publish(publish)).await?;
             }
             network.flush().await
         };

@@ -104,6 +104,13 @@ fn acknowledge(client: &AsyncClient, wanted: &mut Wanted) {
         }
         wanted.acks.pop_front();
     }
+    while let Some(message) = wanted.outgoing.front() {
+        let sent = client.try_publish(&message.topic, QoS::AtMostOnce, false, message.payload.clone());
+        if sent.is_err() {
+            return;
+        }
+        wanted.outgoing.pop_front();
+    }
 }
 
 fn incoming(event: Event, wanted: &Wanted) -> Result<Incoming, Failure> {
