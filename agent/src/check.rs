@@ -4,8 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use tributary_contract::id::GatewayId;
+use tributary_contract::time::Timestamp;
 
 use crate::config::Config;
+use crate::ingest::decode::{Decoders, DecodersError, sample};
 use crate::ingest::topic::{TopicTemplate, overlaps};
 use crate::upload::bucket::Bucket;
 use crate::upload::classify::{Outcome, classify};
@@ -45,6 +47,7 @@ impl fmt::Display for Finding {
 /// Tries everything; one finding a thing.
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = topics(config);
+    findings.extend(samples(config, now()));
     findings.push(folder(config));
     for broker in &config.brokers {
         findings.push(reach(&broker.host, broker.port).await);
@@ -78,6 +81,35 @@ fn topics(config: &Config) -> Vec<Finding> {
                 }
             }
         }
+    }
+    findings
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The samples of all sources, and settings that no decoder can follow.
+fn samples(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let mut decoders = match Decoders::new(config) {
+        Ok(decoders) => decoders,
+        // Topics are named above, each by itself.
+        Err(DecodersError::Topic { .. }) => return Vec::new(),
+        Err(e) => return vec![Finding::Bad(e.to_string())],
+    };
+    let mut findings = Vec::new();
+    for (at, source) in config.sources.iter().enumerate().filter(|(_, s)| !s.decoding.samples.is_empty()) {
+        let faults = sample::faults(&mut decoders, at, source, now);
+        if faults.is_empty() {
+            let text = format!(
+                "source {:?}: {} sample(s) give what they say",
+                source.name,
+                source.decoding.samples.len()
+            );
+            findings.push(Finding::Good(text));
+        }
+        findings.extend(faults.into_iter().map(Finding::Bad));
     }
     findings
 }
@@ -123,5 +155,39 @@ async fn bucket(config: &Config, gateway: &GatewayId) -> Finding {
         }
         Ok(Err(answer)) => Finding::Bad(format!("{name}: {answer}")),
         Err(_) => Finding::Bad(format!("{name} doesn't answer; is the endpoint right?")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Decoder;
+    use crate::config::decoding::{Expect, ExpectedReading, Sample};
+    use crate::ingest::decode::tests::{config, source};
+
+    #[test]
+    fn a_sample_that_gives_something_else_is_named_with_what_it_gives() {
+        let mut s = source("s/{device}/{metric}", Decoder::Auto);
+        let expect = |value: &str| {
+            Expect::Readings(vec![ExpectedReading {
+                value: Some(value.into()),
+                ..ExpectedReading::default()
+            }])
+        };
+        let sample = |payload: &str, expect: Expect| Sample {
+            topic: "s/d/t".into(),
+            payload: payload.as_bytes().to_vec(),
+            expect,
+        };
+        s.decoding.samples = vec![sample("21.50", expect("21.5")), sample("{", Expect::Reject(None))];
+        let good = samples(&config(vec![s.clone()]), Timestamp(0));
+        assert_eq!(good, [Finding::Good("source \"plant\": 2 sample(s) give what they say".into())]);
+        s.decoding.samples.push(sample("22", expect("21.5")));
+        s.decoding.samples.push(sample("{", expect("1")));
+        let bad: Vec<String> =
+            samples(&config(vec![s]), Timestamp(0)).iter().map(Finding::to_string).collect();
+        assert_eq!(bad.len(), 2);
+        assert!(bad[0].contains("sample 3 (s/d/t): expected value 21.5, got d t = 22"), "{bad:?}");
+        assert!(bad[1].contains("sample 4 (s/d/t): rejected, malformed"), "{bad:?}");
     }
 }

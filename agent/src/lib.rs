@@ -3,7 +3,7 @@
 //! The modules stand in the order in which a reading passes them; an import may only point back up this list:
 //! a reading is taken in (`ingest`), made durable (`buffer`), folded into windows (`window`), sealed into a segment
 //! (`segment`) and delivered (`upload`); `status` says how that goes, and `pipeline` is the only place that calls
-//! one stage after the other.
+//! one stage after the other. `command` holds the commands beside `run`, `check` and `status`.
 
 #![forbid(unsafe_code)]
 
@@ -19,3 +19,4 @@ pub mod status;
 pub mod telemetry;
 pub mod check;
 pub mod pipeline;
+pub mod command;

@@ -4,14 +4,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tributary_agent::command::{self, Said};
 use tributary_agent::config::load::{self, LoadError};
 use tributary_agent::config::{Config, show};
 use tributary_agent::{check, pipeline, status, telemetry};
+use tributary_contract::time::Timestamp;
 
 #[derive(Parser)]
 #[command(
@@ -37,6 +40,34 @@ enum Command {
         #[command(flatten)]
         file: File,
         /// Print the whole status as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a payload on standard input would become: each reading a line of JSON.
+    Decode {
+        #[command(flatten)]
+        file: File,
+        /// The source that reads it; without, the first that takes the topic.
+        #[arg(long, value_name = "NAME")]
+        source: Option<String>,
+        /// The topic that it came on.
+        #[arg(long, value_name = "TOPIC", required_unless_present = "session", conflicts_with = "session")]
+        topic: Option<String>,
+        /// Read lines {"topic": …, "payload": … or "payload_base64": …} instead, in order, with one decoder state.
+        #[arg(long)]
+        session: bool,
+    },
+    /// Listen to the brokers for a while: what arrives, and what no source takes.
+    Topics {
+        #[command(flatten)]
+        file: File,
+        /// How long, seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        seconds: u64,
+        /// What to subscribe.
+        #[arg(long, value_name = "FILTER", default_value = "#")]
+        filter: Vec<String>,
+        /// Print a JSON object a topic.
         #[arg(long)]
         json: bool,
     },
@@ -100,7 +131,40 @@ fn main() -> ExitCode {
                 Err(e) => fail(&format!("{e:#}")),
             })
         }
+        Command::Decode { file, source, topic, session: _ } => {
+            with_config(&file.config, |config| decode(&config, source.as_deref(), topic.as_deref()))
+        }
+        Command::Topics { file, seconds, filter, json } => with_config(&file.config, |config| {
+            let time = Duration::from_secs(seconds);
+            ended(runtime.block_on(command::topics::topics(&config, &filter, time, json, now)))
+        }),
     }
+}
+
+/// One payload, or a session of them, from standard input.
+fn decode(config: &Config, source: Option<&str>, topic: Option<&str>) -> ExitCode {
+    let mut input = Vec::new();
+    if let Err(e) = std::io::stdin().read_to_end(&mut input) {
+        return fail(&format!("standard input can't be read: {e}"));
+    }
+    ended(match topic {
+        Some(topic) => command::decode::one(config, source, topic, &input, now()),
+        None => command::decode::session(config, source, &String::from_utf8_lossy(&input), now()),
+    })
+}
+
+fn ended(said: Said) -> ExitCode {
+    say(&said.data);
+    for note in &said.notes {
+        complain(&format!("tributary-agent: {note}"));
+    }
+    if said.failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
+}
+
+/// Whole milliseconds, as a message's time of receipt is.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX / 1000))
 }
 
 fn with_config(file: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {

@@ -13,6 +13,7 @@ mod outages;
 mod bucket_faults;
 mod multipart;
 mod commands;
+mod decoders;
 mod deleted;
 mod recovery;
 mod house_rules;

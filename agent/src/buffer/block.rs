@@ -304,6 +304,64 @@ pub(super) mod tests {
         }
     }
 
+    /// Seeded: `TRIBUTARY_SEED` and `TRIBUTARY_FUZZ` (inputs) change what is tried.
+    #[test]
+    fn no_mutation_of_a_block_makes_its_decoder_panic() {
+        let env =
+            |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+        let (seed, count) = (env("TRIBUTARY_SEED", 1), env("TRIBUTARY_FUZZ", 5_000));
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut read = 0;
+        for number in 0..count {
+            let rows: Vec<Row> = (1..random.u64(2..20))
+                .map(|seq| Row {
+                    seq,
+                    ts: Timestamp(random.i64(..) >> random.u8(..64)),
+                    received_at: Timestamp(random.i64(..) >> random.u8(..64)),
+                    series: random.u32(..),
+                    value: match random.u8(..5) {
+                        0 => Value::Float(f64::from_bits(random.u64(..))),
+                        1 => Value::Int(random.i64(..)),
+                        2 => Value::Great(random.u64(..)),
+                        3 => Value::Bool(random.bool()),
+                        _ => Value::Text("ab".repeat(random.usize(..9))),
+                    },
+                    quality: Quality::from_bits(random.u8(..)),
+                    row_tags: random.bool().then(|| Arc::new(Tags::from([("n".into(), seq.to_string())]))),
+                })
+                .collect();
+            let block = encode(&rows).unwrap();
+            let mut head = varint::Reader::new(&block);
+            let size = head.unsigned().unwrap() as usize;
+            // Half of the time beneath the compression, whose checks would hide most.
+            let inside = random.bool();
+            let mut bytes = if inside {
+                zstd::bulk::decompress(&block[block.len() - head.left()..], size).unwrap()
+            } else {
+                block
+            };
+            for _ in 0..random.usize(1..5) {
+                let at = random.usize(..bytes.len());
+                match random.u8(..4) {
+                    0 => bytes[at] ^= 1 << random.u8(..8),
+                    1 => bytes[at] = random.u8(..),
+                    2 => drop(bytes.splice(at..at, [0xff; 9])),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            if inside {
+                let mut block = Vec::new();
+                varint::put(&mut block, bytes.len() as u64);
+                block.extend(zstd::bulk::compress(&bytes, LEVEL).unwrap());
+                bytes = block;
+            }
+            let outcome = std::panic::catch_unwind(|| decode(&bytes, 1).is_ok());
+            let Ok(ok) = outcome else { panic!("seed {seed}, input {number}: {bytes:02x?}") };
+            read += u64::from(ok);
+        }
+        println!("journal block: seed {seed}, {count} inputs, {read} read");
+    }
+
     #[test]
     fn a_block_that_claims_great_size_is_refused_before_anything_is_allocated() {
         let mut block = Vec::new();

@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tributary_contract::time::Timestamp;
 
+pub mod listen;
 mod protocol;
 mod queue;
 mod tls;

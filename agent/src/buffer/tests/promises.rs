@@ -262,6 +262,35 @@ fn a_message_beyond_the_limit_of_series_becomes_a_reject_as_a_whole() {
 }
 
 #[test]
+fn a_device_that_makes_up_names_takes_no_room_from_the_others() {
+    let mut world = World::new();
+    let (mut buffer, _) = world.open();
+    let at = world.now;
+    let message = |device: &str, metrics: std::ops::Range<u32>| Accepted {
+        source: 0,
+        received_at: at,
+        readings: metrics
+            .map(|n| crate::reading::Reading {
+                device: device.into(),
+                ..reading(&format!("m{n}"), Value::Int(1), at)
+            })
+            .collect(),
+    };
+    let facts = [SourceFacts { max_series: 10, max_device_series: 4, ..sources()[0].clone() }];
+    let mut append = |accepted: Vec<Accepted>| {
+        let received = accepted.len() as u64;
+        let messages = MessageCounters { received, accepted: received, ..Default::default() };
+        let batch = NewBatch { accepted, messages, committed_at: at, ..Default::default() };
+        let appended = buffer.append(batch, &facts).unwrap();
+        (appended.rows.len(), appended.refused)
+    };
+    assert_eq!(append(vec![message("flood", 0..3), message("flood", 3..5), message("flood", 3..4)]), (4, 1));
+    assert_eq!(append(vec![message("flood", 9..10), message("flood", 0..4), message("quiet", 0..4)]), (8, 1));
+    assert_eq!(append(vec![message("third", 0..3)]), (0, 1), "the source's own limit still holds");
+    assert!(buffer.rejects_to_seal(9).unwrap().iter().all(|r| r.reason == RejectReason::TooManySeries));
+}
+
+#[test]
 fn counters_that_break_a_law_are_refused_and_nothing_is_written() {
     let mut world = World::new();
     let (mut buffer, _) = world.open();

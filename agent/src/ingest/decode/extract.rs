@@ -19,6 +19,9 @@ use super::{Found, Names, Reject, bounded, numeral, time, wellknown};
 use crate::config::Limits;
 use crate::reading::Value;
 
+/// How deep in a record a device may be named that counts for all of it.
+const DEPTH: usize = 3;
+
 /// Reads `document` by `rule`.
 pub(super) fn read(
     document: &Doc,
@@ -115,7 +118,12 @@ impl Reader<'_> {
         tags.extend(in_names);
         let device = match device {
             Some(device) => Some(device),
-            None => self.first_text("device", &self.rule.device, record)?.or_else(|| guessed.device.clone()),
+            None => match self.first_text("device", &self.rule.device, record)? {
+                None if self.rule.guess && self.names.device.is_none() && self.rule.device.is_empty() => {
+                    guessed.device.clone().or_else(|| wellknown::device_within(record.doc, DEPTH))
+                }
+                said => said,
+            },
         };
         let metric = match (&self.names.metric, metric) {
             (Some(said), _) => Some(said.clone()),
@@ -392,7 +400,7 @@ impl Reader<'_> {
             steps.push(Step::Key(key.clone()));
             let unit = unit_beside(key, members).map(str::to_owned);
             let (mut inner, keys) = match member {
-                Doc::Object(_) => self.entered(member, shared, false),
+                Doc::Object(_) => self.entered(member, shared, true),
                 _ => (shared.clone(), Vec::new()),
             };
             inner.unit = unit.or(inner.unit);
@@ -424,6 +432,7 @@ impl Reader<'_> {
             }
             match doc {
                 Doc::Null => {}
+                Doc::Object(_) | Doc::Array(_) if wellknown::is_about(other) => {}
                 _ if wellknown::is_unit(other) && doc.as_text().is_some() => measured.unit = doc.as_text(),
                 _ if wellknown::is_quality(other) && wellknown::judges(doc).is_some() => {
                     if wellknown::judges(doc) == Some(false) {

@@ -468,7 +468,10 @@ fn finish(
         None => {}
     }
     let mut all = tags.clone();
-    all.extend(found.tags);
+    for (name, text) in found.tags {
+        let text = bounded("tag", text, limits)?;
+        all.insert(name, text);
+    }
     Ok(Reading {
         ts: found.ts.unwrap_or(received_at),
         device: named("device", found.device)?,

@@ -8,6 +8,8 @@ use tributary_contract::key::Prefix;
 use super::*;
 use crate::config::{Bucket, Buffer, Credentials, Segment, Source, Status};
 
+mod families;
+mod fuzz;
 mod shared;
 
 const AT: Timestamp = Timestamp(1_714_550_500_000_000);

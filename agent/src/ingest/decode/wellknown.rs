@@ -193,9 +193,39 @@ pub fn device_of(doc: &Doc) -> Option<(&str, String)> {
     }
     // A plain `id` may number messages; it names a device only where it is a hardware address.
     members.iter().find_map(|(key, doc)| match doc.as_text() {
-        Some(text) if plain(key) == "id" && is_address(text) => Some((key.as_str(), text.into())),
+        Some(text) if plain(key) == "id" && (is_address(text) || text.starts_with("urn:")) => {
+            Some((key.as_str(), text.into()))
+        }
         _ => None,
     })
+}
+
+/// The one device that parts of an object name, down to `depth`; none where they name several.
+pub fn device_within(doc: &Doc, depth: usize) -> Option<String> {
+    let mut named: Option<String> = None;
+    let mut level: Vec<&Doc> = doc.members()?.values().collect();
+    for _ in 0..depth {
+        for part in level.iter().filter(|part| part.members().is_some()) {
+            if let Some((key, name)) = device_of(part)
+                && is_device(key)
+            {
+                if named.as_ref().is_some_and(|other| *other != name) {
+                    return None;
+                }
+                named = Some(name);
+            }
+        }
+        if named.is_some() {
+            break;
+        }
+        level = level.into_iter().filter_map(Doc::members).flat_map(|m| m.values()).collect();
+    }
+    named
+}
+
+/// Whether `name` is one of what is said about a value in parts: no reading by itself.
+pub fn is_about(name: &str) -> bool {
+    is_in(&["metadata", "meta", "context", "annotations"], name)
 }
 
 /// Whether a text is a hardware address: of Bluetooth, Ethernet, Zigbee, LoRaWAN or 1-Wire.

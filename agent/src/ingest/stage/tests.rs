@@ -157,3 +157,29 @@ fn a_batch_is_due_at_half_the_window_or_after_the_interval() {
     s.take(publish(1, 10, "s/d/t", "1"));
     assert_eq!(s.due(at(6)), Due::Now);
 }
+
+#[test]
+fn a_node_without_birth_is_asked_for_it_at_its_own_broker_once_the_batch_is_durable() {
+    let mut c = config(vec![source("spBv1.0/#", Decoder::SparkplugB)]);
+    c.brokers = vec![broker()];
+    let mut s = Stage::new(&c).unwrap();
+    // One metric, alias 5, an Int32 of 3.
+    let data = [0x12, 6, 0x10, 5, 0x20, 3, 0x50, 3];
+    s.take(Publish { payload: Bytes::copy_from_slice(&data), ..publish(1, 1, "spBv1.0/g/NDATA/n", "") });
+    let collected = s.drain(at(6));
+    lawful(&collected);
+    let asked: Vec<_> =
+        collected.outgoing.iter().map(|(broker, message)| (*broker, message.topic.as_str())).collect();
+    assert_eq!((collected.messages.rejected, asked), (1, vec![(0, "spBv1.0/g/NCMD/n")]));
+    // The birth gives the alias its name, and is to be remembered with the batch.
+    let birth = [0x08, 1, 0x12, 9, 0x0a, 1, b'm', 0x10, 5, 0x20, 3, 0x50, 7, 0x18, 0];
+    s.take(Publish { payload: Bytes::copy_from_slice(&birth), ..publish(1, 2, "spBv1.0/g/NBIRTH/n", "") });
+    s.take(Publish { payload: Bytes::copy_from_slice(&data), ..publish(1, 3, "spBv1.0/g/NDATA/n", "") });
+    let collected = s.drain(at(7));
+    assert_eq!((collected.messages.accepted, collected.remembered.len()), (2, 1));
+    assert_eq!(collected.accepted[1].readings[0].metric, "m");
+    let mut after = Stage::new(&c).unwrap();
+    after.restore_decoder(0, &collected.remembered[0].1);
+    after.take(Publish { payload: Bytes::copy_from_slice(&data), ..publish(2, 4, "spBv1.0/g/NDATA/n", "") });
+    assert_eq!(after.drain(at(8)).accepted[0].readings[0].metric, "m", "births survive a restart");
+}

@@ -1,0 +1,15 @@
+//! Commands beside `run`, `check` and `status`: what each prints, apart from who prints it.
+
+pub mod decode;
+pub mod topics;
+
+/// What a command has to say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Said {
+    /// Data, for standard output.
+    pub data: String,
+    /// All else, for standard error, a sentence each.
+    pub notes: Vec<String>,
+    /// Whether it failed.
+    pub failed: bool,
+}
