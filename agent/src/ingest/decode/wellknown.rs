@@ -169,24 +169,22 @@ pub fn device_of(doc: &Doc) -> Option<(&str, String)> {
         Doc::Scalar(Value::Int(n)) => Some(n.to_string()),
         _ => None,
     };
+    // One pass over the members, however many there are.
     let ranked = |list: &[&str], members: &std::collections::BTreeMap<String, Doc>| {
-        let hit = |known: &&str| {
-            members.iter().find_map(|(key, doc)| (plain(key) == **known).then(|| named(doc)).flatten())
+        let rank = |key: &str| {
+            let plain = plain(key);
+            list.iter().position(|known| *known == plain)
         };
-        list.iter().find_map(hit)
+        let hits = members.iter().filter_map(|(key, doc)| Some((rank(key)?, key.clone(), named(doc)?)));
+        hits.min_by_key(|(rank, ..)| *rank).map(|(_, key, name)| (key, name))
     };
-    for known in DEVICES {
-        for (key, doc) in members {
-            if plain(key) == *known
-                && let Some(name) = named(doc)
-            {
-                return Some((key, name));
-            }
-        }
+    if let Some((key, name)) = ranked(DEVICES, members) {
+        return members.get_key_value(&key).map(|(key, _)| (key.as_str(), name));
     }
-    for (key, doc) in members.iter().filter(|(key, _)| is_in(HOLDERS, key)) {
-        if let Some(inner) = doc.members()
-            && let Some(name) = ranked(DEVICES, inner).or_else(|| ranked(HELD, inner))
+    for (key, doc) in members.iter().filter(|(_, doc)| doc.members().is_some()) {
+        if is_in(HOLDERS, key)
+            && let Some(inner) = doc.members()
+            && let Some((_, name)) = ranked(DEVICES, inner).or_else(|| ranked(HELD, inner))
         {
             return Some((key, name));
         }
