@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_number_without_sign_is_kept_exactly() {
         assert_eq!(Value::of_unsigned(7), Value::Int(7));
-        assert_eq!(Value::of_unsigned(1 << 63), Value::Float(9.223_372_036_854_775_808e18));
+        assert_eq!(Value::of_unsigned(1 << 63), Value::Float(9.223_372_036_854_776e18));
         for great in [(1 << 63) + 3, u64::MAX, u64::MAX - 1] {
             let value = Value::of_unsigned(great);
             assert_eq!(value.exact_text(), Some(great.to_string()));
