@@ -307,7 +307,8 @@ impl Broker {
                         self.subscribe(link);
                     }
                 }
-                Command::Stop => {}
+                // Nobody here has asked for what an agent publishes.
+                Command::Publish(_) | Command::Stop => {}
             }
         }
         sent
