@@ -380,6 +380,7 @@ fn config(script: &Script, state_dir: &std::path::Path) -> anyhow::Result<Config
         decoder = "json"
         [buffer]
         commit_interval = "{}ms"
+        dedupe_window = "7d"
         [bucket]
         url = "s3://lake/site"
         [segment]
