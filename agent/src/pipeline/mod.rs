@@ -14,7 +14,6 @@ mod clock;
 mod counters;
 mod delivery;
 mod intake;
-mod offload;
 mod report;
 mod sealing;
 mod shared;
@@ -47,6 +46,7 @@ use crate::config::{Config, load};
 use crate::ingest::mqtt::{self, EventReceiver, Handle, QUEUE_BYTES, QUEUE_EVENTS, queue};
 use crate::ingest::redelivery;
 use crate::ingest::stage::Stage;
+use crate::offload::offload;
 use crate::status::server;
 use crate::upload::s3::S3Bucket;
 use crate::window::{Decided, Windows};
@@ -231,7 +231,7 @@ pub async fn open(
         fingerprint: (seams.fingerprint)(),
         faults: seams.faults,
     };
-    let opened = offload::offload(move || Buffer::open(&settings)).await.context("opening the buffer")??;
+    let opened = offload(move || Buffer::open(&settings)).await.context("opening the buffer")??;
     let past_in_doubt = note_events(&opened.events, live);
     let ordinal = opened.buffer.ordinal();
     let dictionary = opened.buffer.dictionary();

@@ -16,13 +16,13 @@ use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
 use super::decoded;
-use super::offload::offload;
 use super::shared::{Shared, StartAgain};
 use crate::buffer::{
     Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
     SeriesEntry,
 };
 use crate::config::HOUR;
+use crate::offload::offload;
 use crate::segment::columns::{Provenance, TableRow};
 use crate::segment::parquet::{Builder, Encoded};
 use crate::segment::plan::{self, Group, Next};

@@ -1,14 +1,19 @@
 //! What the agent needs of a bucket, as a trait: the real one is `s3.rs`, the one for tests `memory.rs`.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tributary_contract::digest::Digest;
 
 use super::answer::Answer;
 use crate::buffer::entry::PartDone;
+use crate::offload::offload;
+
+/// Bytes of a file that are held at once.
+const PIECE: usize = 64 * 1024;
 
 /// Bytes to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,19 +135,29 @@ impl Content {
             }
             Content::File { path, offset, length } => (path, *offset, *length),
         };
-        let mut file = tokio::fs::File::open(path).await?;
-        file.seek(std::io::SeekFrom::Start(offset)).await?;
-        let mut piece = vec![0; 64 * 1024];
+        let from = path.clone();
+        let open = move || {
+            let mut file = File::open(from)?;
+            file.seek(SeekFrom::Start(offset)).map(|_| file)
+        };
+        let mut file = offload(open).await.map_err(std::io::Error::other)??;
         let mut left = length;
         while left > 0 {
-            let want = usize::try_from(left).unwrap_or(piece.len()).min(piece.len());
-            let got = file.read(piece.get_mut(..want).unwrap_or_default()).await?;
-            if got == 0 {
+            let want = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let read = move || -> std::io::Result<(File, Vec<u8>)> {
+                let mut piece = vec![0; want];
+                let got = file.read(&mut piece)?;
+                piece.truncate(got);
+                Ok((file, piece))
+            };
+            let (back, piece) = offload(read).await.map_err(std::io::Error::other)??;
+            file = back;
+            if piece.is_empty() {
                 let short = format!("{} ends {left} bytes early", path.display());
                 return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, short));
             }
-            take(piece.get(..got).unwrap_or_default());
-            left -= got as u64;
+            take(&piece);
+            left -= piece.len() as u64;
         }
         Ok(())
     }

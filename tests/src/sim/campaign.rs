@@ -42,8 +42,9 @@ pub fn run_seed(seed: u64) -> Result<Passed, Box<Failure>> {
     let failure = |why: String, trace| Box::new(Failure { seed, why, trace });
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(|e| failure(e.to_string(), Vec::new()))?;
-    // Nothing is spawned on it; that it has one thread is what makes the programs work where they are polled.
+    // Nothing is spawned on it; that it has one thread is what makes the receiver work where it is polled.
     let _here = runtime.enter();
+    tributary_agent::offload::stay_here();
     let mut world = World::new(seed).map_err(|e| failure(format!("{e:#}"), Vec::new()))?;
     let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
     let (trace, digest) = world.trace();
