@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use anyhow::{Context, ensure};
 use tokio::io::AsyncWriteExt;
 use tributary_tests::world::process::command;
-use tributary_tests::world::{Mqtt, World};
+use tributary_tests::world::{Mqtt, Saves, World};
 
 async fn decode(world: &World, arguments: &[&str], input: &[u8]) -> anyhow::Result<Output> {
     let config = world.path("agent.toml").display().to_string();
@@ -57,7 +57,7 @@ async fn check_tries_the_samples_of_the_configuration() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_names_what_arrives_and_which_source_takes_it() -> anyhow::Result<()> {
-    let world = World::start(Mqtt::MosquittoV4).await?;
+    let world = World::start(Mqtt::MosquittoV4(Saves::AtStop)).await?;
     let config = world.path("agent.toml").display().to_string();
     let listen = ["topics", "--config", &config, "--seconds", "3", "--json"];
     let listening = command(&world.programs.agent, &listen);
