@@ -75,9 +75,11 @@ pub struct Broker {
     pub cert_file: Option<PathBuf>,
     /// Own private key, PEM.
     pub key_file: Option<PathBuf>,
-    /// How many unacknowledged messages the broker may have on the way to us. MQTT 5: our receive maximum.
-    /// 3.1.1: what the broker is set to. Default 1,000 and 20.
+    /// How many unacknowledged messages the broker may have on the way to us. MQTT 5: the least receive maximum that we
+    /// tell it; it grows with the rate. 3.1.1: what the broker is set to. Default 1,000 and 20.
     pub inflight_window: u16,
+    /// Topic of our own through which we learn that what waited at the broker has come; `None` for no marker.
+    pub marker: Option<String>,
     /// Whether the broker sends unacknowledged messages again on the live connection (AWS IoT, EMQX, NATS).
     pub resends: bool,
     /// Keep-alive, microseconds.

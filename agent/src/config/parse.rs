@@ -220,6 +220,15 @@ fn read_brokers(root: &mut Section<'_>, gateway: Option<&GatewayId>) -> Vec<Brok
         if client_id.is_empty() && gateway.is_some() {
             s.problem("client_id", "is empty; the broker keeps the session under this name, so it needs one");
         }
+        let marker = match s.string("marker") {
+            None => Some(format!("tributary/{}/marker", client_id.replace(['/', '+', '#'], "-"))),
+            Some(off) if off == "off" => None,
+            Some(topic) if topic.is_empty() || topic.contains(['+', '#', '\0']) => {
+                s.problem("marker", format!("got {topic:?}, expected a topic without wildcards, or \"off\""));
+                None
+            }
+            Some(topic) => Some(topic),
+        };
         let broker = Broker {
             host,
             port,
@@ -232,9 +241,10 @@ fn read_brokers(root: &mut Section<'_>, gateway: Option<&GatewayId>) -> Vec<Brok
             cert_file: s.string("cert_file").map(PathBuf::from),
             key_file: s.string("key_file").map(PathBuf::from),
             inflight_window: s.integer("inflight_window", 1..=65_535, window) as u16,
+            marker,
             resends: s.boolean("resends", false),
             keep_alive: s.duration("keep_alive", 5 * SECOND..=18 * HOUR, 30 * SECOND),
-            session_expiry: s.duration("session_expiry", MINUTE..=LONG, 30 * DAY_MICROS),
+            session_expiry: s.duration("session_expiry", SECOND..=LONG, 30 * DAY_MICROS),
         };
         if broker.cert_file.is_some() != broker.key_file.is_some() {
             s.problem("cert_file", "and `key_file` belong together; set both or none");

@@ -25,6 +25,7 @@ fn a_small_file_is_enough_and_the_rest_has_defaults() {
     assert_eq!(config.gateway.as_str(), "gw-1");
     assert_eq!((config.brokers[0].port, config.brokers[0].inflight_window), (1883, 1000));
     assert_eq!(config.brokers[0].client_id, "gw-1");
+    assert_eq!(config.brokers[0].marker.as_deref(), Some("tributary/gw-1/marker"));
     assert_eq!(config.buffer, Buffer::default());
     assert_eq!(config.segment, Segment::default());
     assert_eq!(config.limits, Limits::default());
@@ -40,6 +41,7 @@ sate_dir = "/x"
 [[broker]]
 url = "tcp://h"
 inflight_window = 0
+marker = "a/+"
 [[source]]
 name = "a"
 topics = []
@@ -64,6 +66,7 @@ listen = "0.0.0.0:80"
         "sate_dir",
         "broker[0].url",
         "broker[0].inflight_window",
+        "broker[0].marker",
         "source[0].topics",
         "source[0].qos",
         "source[0].decoder",

@@ -18,6 +18,7 @@ pub fn show(c: &Config) -> String {
         line(&at("client_id"), quote(&b.client_id));
         line(&at("version"), quote(if b.version == MqttVersion::V5 { "5" } else { "3.1.1" }));
         line(&at("inflight_window"), b.inflight_window.to_string());
+        line(&at("marker"), quote(b.marker.as_deref().unwrap_or("off")));
         line(&at("resends"), b.resends.to_string());
         line(&at("keep_alive"), duration(b.keep_alive));
         line(&at("session_expiry"), duration(b.session_expiry));

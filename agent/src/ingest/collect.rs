@@ -124,6 +124,14 @@ impl Collect {
         self.forced = false;
     }
 
+    /// A broker may have so many messages on the way to us from now on.
+    pub fn set_window(&mut self, broker: usize, configured: u16) {
+        if let Some(window) = self.windows.get_mut(broker) {
+            window.configured = u32::from(configured.max(1));
+            window.lowered = window.lowered.filter(|lowered| lowered.to < window.configured);
+        }
+    }
+
     /// A broker was connected anew: what was unacknowledged on the old connection comes again.
     pub fn connected(&mut self, broker: usize) {
         if let Some(window) = self.windows.get_mut(broker) {

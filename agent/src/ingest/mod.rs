@@ -13,6 +13,10 @@
 //! that holds the messages, and is restored from the journal's tail before the first connection. Messages of QoS 0 that
 //! were collected and not committed are gone; nothing can bring them back.
 //!
+//! *What waited at a broker:* after a connection that found its session, a marker that we publish behind it tells when it has
+//! come ([`backlog`]); readings without own time that come before it, after an absence longer than the lateness, are marked
+//! `queued` and enter no window.
+//!
 //! *What is deliberately absent:* QoS 2 subscriptions (the library can't keep such a session over a restart), shared
 //! subscriptions (a copy could reach another client), and unsubscribing by silence: a source that leaves the
 //! configuration is unsubscribed by name when the session is next resumed.
@@ -21,6 +25,7 @@ pub mod topic;
 pub mod decode;
 pub mod redelivery;
 pub mod collect;
+pub mod backlog;
 pub mod stage;
 pub mod mqtt;
 

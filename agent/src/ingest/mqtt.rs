@@ -16,7 +16,8 @@
 //! would deliver nothing for ever, and say nothing. So a session is subscribed again wherever that may have happened: at
 //! the first connection of a start, after an attempt that found no broker, and with MQTT 5, where it costs nothing but
 //! the packet, after each lost connection. With 3.1.1 each SUBSCRIBE brings all retained messages once more; so after a
-//! mere cut it isn't sent, and a broker that is killed and back before the next attempt can still deceive us.
+//! mere cut it isn't sent before a marker ([`super::backlog`]) shows by its absence that nothing is subscribed. Without
+//! marker (switched off, or refused) a 3.1.1 broker that is killed and back before the next attempt can still deceive us.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ use tributary_contract::time::Timestamp;
 pub mod listen;
 mod protocol;
 mod queue;
+mod rate;
 mod tls;
 mod v4;
 mod v5;
@@ -41,7 +43,8 @@ mod tests;
 
 pub use queue::{EventReceiver, EventSender, queue};
 
-use self::protocol::{Failure, Protocol};
+use self::protocol::{Cause, Failure, Protocol};
+use self::rate::Rate;
 use super::decode::Outgoing;
 use super::stage::KEPT_PAYLOAD;
 use super::topic::{TemplateError, TopicTemplate};
@@ -56,6 +59,8 @@ pub const QUEUE_BYTES: usize = 8 << 20;
 const OUTGOING: usize = 256;
 /// A connection that lasted so long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(30);
+/// Nothing came for so long, and a marker should have: the session isn't subscribed.
+const DEAF: Duration = Duration::from_secs(5);
 /// Time for TCP, TLS and CONNACK, and for a write to get out, seconds.
 const PATIENCE: u64 = 15;
 
@@ -125,6 +130,8 @@ pub struct Settings {
     pub filters: Vec<Filter>,
     /// Bytes of a payload beyond which only its beginning is passed on.
     pub payload_limit: usize,
+    /// How long a message waits for its commit, microseconds: with MQTT 5 the window is sized by it.
+    pub commit_interval: i64,
     /// Number of this start of the agent; grows from start to start, so that generations do.
     pub start: u32,
     /// What [`Event::Subscribed`] last gave to be kept for this broker.
@@ -145,6 +152,12 @@ pub enum Event {
         session: Session,
         /// Protocol in use.
         protocol: MqttVersion,
+        /// How many unacknowledged messages the broker may send: what we told it (MQTT 5), or what it is said to be set
+        /// to (3.1.1).
+        window: u16,
+        /// Whether a marker was sent behind what waits at the broker: the generation, on the topic of
+        /// [`Broker::marker`].
+        marker: bool,
         /// When, whole milliseconds.
         at: Timestamp,
     },
@@ -161,6 +174,8 @@ pub enum Event {
     Disconnected {
         /// Why.
         error: String,
+        /// When the connection surely still was there, if it was made.
+        alive: Timestamp,
     },
 }
 
@@ -250,6 +265,7 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
         outgoing: VecDeque::new(),
         generation: None,
         permitted: false,
+        look_at: None,
         stop: false,
         sent: Arc::clone(&sent),
     };
@@ -259,6 +275,9 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
         generation: u64::from(settings.start) << 32,
         subscribed: settings.subscribed.clone(),
         doubtful: true,
+        rate: Rate::default(),
+        window: settings.connection.inflight_window,
+        marker: Marker::default(),
         settings,
         events,
         wanted,
@@ -274,6 +293,8 @@ struct Wanted {
     /// The live connection; `None` before its CONNACK.
     generation: Option<u64>,
     permitted: bool,
+    /// When the task has to look at its marker, whatever the socket brings; with 3.1.1 only.
+    look_at: Option<Instant>,
     stop: bool,
     sent: Arc<AtomicU64>,
 }
@@ -314,6 +335,7 @@ impl Wanted {
         self.acks.clear();
         self.outgoing.clear();
         self.permitted = false;
+        self.look_at = None;
     }
 
     fn written(&self, acks: u64) {
@@ -346,12 +368,19 @@ enum Link {
 }
 
 impl Link {
-    fn open(settings: &Settings, version: MqttVersion) -> Result<Self, MqttError> {
+    fn open(settings: &Settings, version: MqttVersion, window: u16) -> Result<Self, MqttError> {
         let credentials = Credentials::load(&settings.connection)?;
         Ok(match version {
             MqttVersion::V311 => Self::V4(v4::Link::open(settings, credentials)),
-            MqttVersion::V5 => Self::V5(v5::Link::open(settings, credentials)),
+            MqttVersion::V5 => Self::V5(v5::Link::open(settings, credentials, window)),
         })
+    }
+
+    fn publish(&mut self, topic: &str, payload: String) -> Result<(), Failure> {
+        match self {
+            Self::V4(link) => link.publish(topic, payload),
+            Self::V5(link) => link.publish(topic, payload),
+        }
     }
 
     async fn next(&mut self, wanted: &mut Wanted) -> Result<Incoming, Failure> {
@@ -396,6 +425,22 @@ struct Task {
     subscribed: Option<String>,
     /// Whether a session that the broker finds may be another one than the one that was subscribed.
     doubtful: bool,
+    rate: Rate,
+    /// The in-flight window of the live connection.
+    window: u16,
+    marker: Marker,
+}
+
+/// What is known of markers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marker {
+    /// The broker doesn't let us subscribe it.
+    refused: bool,
+    /// The live connection's is under way.
+    awaited: bool,
+    /// The connection before ended while its marker was under way. Perhaps for that: some brokers cut off who publishes
+    /// where it may not. So the next one goes without.
+    skip: bool,
 }
 
 impl Task {
@@ -403,14 +448,23 @@ impl Task {
         let mut attempt = 0;
         loop {
             let (began, before) = (Instant::now(), self.generation);
+            let acknowledged = self.wanted.sent.load(Ordering::Relaxed);
             let version = self.protocol.next();
             let Ended::Failed(failure) = self.connection(version).await else { return };
             self.wanted.live(None);
             let connected = self.generation > before;
             self.protocol.failed(version, &failure, connected);
-            self.doubtful |= !connected || version == MqttVersion::V5;
-            attempt = if connected && began.elapsed() >= GOOD { 0 } else { attempt + 1 };
-            if !self.emit(Event::Disconnected { error: failure.text }).await {
+            let progress = self.wanted.sent.load(Ordering::Relaxed) > acknowledged;
+            let progress = progress && failure.cause != Cause::TakenOver;
+            attempt = protocol::attempt_after(attempt, connected && began.elapsed() >= GOOD, progress);
+            self.marker.skip = std::mem::take(&mut self.marker.awaited);
+            self.doubtful |= !connected || version == MqttVersion::V5 || self.marker.skip;
+            let unnoticed = match failure.cause {
+                Cause::Silent => self.settings.connection.keep_alive.saturating_mul(3) / 2,
+                _ => 0,
+            };
+            let alive = self.now().plus(-unnoticed);
+            if !self.emit(Event::Disconnected { error: failure.text, alive }).await {
                 return;
             }
             let wait = Instant::now() + protocol::backoff(attempt, fastrand::f64());
@@ -427,7 +481,12 @@ impl Task {
     }
 
     async fn connection(&mut self, version: MqttVersion) -> Ended {
-        let mut link = match Link::open(&self.settings, version) {
+        let configured = self.settings.connection.inflight_window;
+        self.window = match version {
+            MqttVersion::V5 => self.rate.window(configured, self.settings.commit_interval),
+            MqttVersion::V311 => configured,
+        };
+        let mut link = match Link::open(&self.settings, version, self.window) {
             Ok(link) => link,
             Err(error) => return Ended::Failed(Failure::other(error.to_string())),
         };
@@ -439,7 +498,11 @@ impl Task {
                 return Ended::Stopped;
             }
             let outcome = if std::mem::take(&mut self.wanted.permitted) {
-                link.subscribe(&self.settings.filters, &[]).map(|()| Incoming::Nothing)
+                link.subscribe(&self.subscriptions(), &[]).map(|()| Incoming::Nothing)
+            } else if self.wanted.look_at.take_if(|at| Instant::now() >= *at).is_some() {
+                tracing::info!("the marker didn't come back: the session is subscribed again");
+                let again = link.subscribe(&self.subscriptions(), &[]);
+                again.and_then(|()| self.mark(&mut link)).map(|_| Incoming::Nothing)
             } else {
                 link.next(&mut self.wanted).await
             };
@@ -447,18 +510,41 @@ impl Task {
                 Err(failure) => return Ended::Failed(failure),
                 Ok(Incoming::Nothing) => continue,
                 Ok(Incoming::Connected { session_present }) => {
-                    let event = self.connected(version, session_present);
+                    let session = self.begin(session_present);
                     if session_present
                         && let Some(gone) = self.to_subscribe()
-                        && let Err(failure) = link.subscribe(&self.settings.filters, &gone)
+                        && let Err(failure) = link.subscribe(&self.subscriptions(), &gone)
                     {
                         return Ended::Failed(failure);
                     }
-                    event
+                    let skip = std::mem::take(&mut self.marker.skip);
+                    let marker = if session_present && !skip { self.mark(&mut link) } else { Ok(false) };
+                    let marker = match marker {
+                        Ok(marker) => marker,
+                        Err(failure) => return Ended::Failed(failure),
+                    };
+                    if marker && version == MqttVersion::V311 {
+                        self.wanted.look_at = Some(Instant::now() + DEAF);
+                    }
+                    Event::Connected {
+                        generation: self.generation,
+                        session,
+                        protocol: version,
+                        window: self.window,
+                        marker,
+                        at: self.now(),
+                    }
                 }
                 Ok(Incoming::Subscribed(codes)) => self.granted(codes),
                 Ok(Incoming::Publish { packet_id, qos, dup, retain, topic, payload }) => {
-                    let size = payload.len();
+                    let (size, received_at) = (payload.len(), self.now());
+                    self.rate.arrived(received_at);
+                    if self.settings.connection.marker.as_ref() == Some(&topic)
+                        && payload[..] == *self.generation.to_string().as_bytes()
+                    {
+                        self.marker.awaited = false;
+                        self.wanted.look_at = None;
+                    }
                     let kept = if size > self.settings.payload_limit {
                         Bytes::copy_from_slice(payload.get(..KEPT_PAYLOAD).unwrap_or(&payload))
                     } else {
@@ -474,7 +560,7 @@ impl Task {
                         topic,
                         payload: kept,
                         size,
-                        received_at: self.now(),
+                        received_at,
                     })
                 }
             };
@@ -482,10 +568,15 @@ impl Task {
                 // Nobody takes events any more.
                 self.wanted.stop = true;
             }
+            if self.wanted.look_at.is_some() {
+                // Something comes, so the marker may still be behind it.
+                self.wanted.look_at = Some(Instant::now() + DEAF);
+            }
         }
     }
 
-    fn connected(&mut self, protocol: MqttVersion, session_present: bool) -> Event {
+    /// A connection begins.
+    fn begin(&mut self, session_present: bool) -> Session {
         self.generation += 1;
         self.wanted.live(Some(self.generation));
         let session = match (session_present, &self.subscribed) {
@@ -496,19 +587,37 @@ impl Task {
         if !session_present {
             self.subscribed = None;
         }
-        Event::Connected { generation: self.generation, session, protocol, at: self.now() }
+        session
+    }
+
+    /// Sends a marker behind what waits at the broker, where there is one to send.
+    fn mark(&mut self, link: &mut Link) -> Result<bool, Failure> {
+        let Some(topic) = &self.settings.connection.marker else { return Ok(false) };
+        if self.marker.refused {
+            return Ok(false);
+        }
+        link.publish(topic, self.generation.to_string())?;
+        self.marker.awaited = true;
+        Ok(true)
+    }
+
+    /// What to subscribe: the sources' filters, and the marker's topic behind them.
+    fn subscriptions(&self) -> Vec<Filter> {
+        let marker = self.settings.connection.marker.iter().filter(|_| !self.marker.refused);
+        let marker = marker.map(|topic| Filter { path: topic.clone(), qos: 1 });
+        self.settings.filters.iter().cloned().chain(marker).collect()
     }
 
     /// `None` where the session surely has just our filters; else it is to be subscribed, and those filters that it has
     /// and we no longer want are to be given up.
     fn to_subscribe(&self) -> Option<Vec<String>> {
-        let wanted = spelled(&self.settings.filters);
+        let wanted = self.subscriptions();
         let had = self.subscribed.as_deref().unwrap_or("");
-        if had == wanted && !self.doubtful {
+        if had == spelled(&wanted) && !self.doubtful {
             return None;
         }
         let paths = had.lines().filter_map(|line| line.split_once(' ')).map(|(_, path)| path);
-        let gone = paths.filter(|path| self.settings.filters.iter().all(|f| f.path != *path));
+        let gone = paths.filter(|path| wanted.iter().all(|f| f.path != *path));
         Some(gone.map(Into::into).collect())
     }
 
@@ -516,8 +625,17 @@ impl Task {
         let missing = || Err("the broker's answer says nothing about it".to_owned());
         let mut codes = codes.into_iter();
         let answer = |f: &Filter| (f.clone(), codes.next().unwrap_or_else(missing));
-        let granted: Vec<_> = self.settings.filters.iter().map(answer).collect();
-        let keep = granted.iter().all(|(_, g)| g.is_ok()).then(|| spelled(&self.settings.filters));
+        let mut granted: Vec<_> = self.subscriptions().iter().map(answer).collect();
+        let marker = granted.get(self.settings.filters.len()).and_then(|(_, outcome)| outcome.clone().err());
+        if let (Some(why), Some(topic)) = (marker, &self.settings.connection.marker) {
+            tracing::warn!(
+                topic,
+                "the broker refuses the marker ({why}): silence will tell what had waited there"
+            );
+            self.marker = Marker { refused: true, ..Marker::default() };
+        }
+        granted.truncate(self.settings.filters.len());
+        let keep = granted.iter().all(|(_, g)| g.is_ok()).then(|| spelled(&self.subscriptions()));
         self.doubtful = false;
         // A session there is, whatever it refused: losing it is a loss.
         self.subscribed = Some(keep.clone().unwrap_or_default());
@@ -573,12 +691,16 @@ impl Credentials {
     }
 }
 
-/// The largest packet taken: well beyond the limit on payloads, so that what is too large is rejected and counted. A
-/// 3.1.1 broker can't be told, and would send a larger one again for ever.
+/// The largest packet that an MQTT 5 broker is told to send: well beyond the limit on payloads, so that what is too large
+/// is rejected and counted. What is larger still the broker drops, and the stream goes on.
 fn packet_limit(payload_limit: usize) -> u32 {
     let limit = payload_limit.saturating_add(70_000).clamp(16 << 20, 256 << 20);
     u32::try_from(limit).unwrap_or(256 << 20)
 }
+
+/// The largest packet that MQTT has. A 3.1.1 broker can't be told of a limit: it would send a larger packet again at each
+/// connection, for ever, and nothing behind it. So it is taken, whatever it costs, and rejected.
+const LARGEST_PACKET: usize = 268_435_455 + 5;
 
 fn keep_alive(broker: &Broker) -> Duration {
     // The library refuses less than five seconds; the protocol carries at most u16::MAX.

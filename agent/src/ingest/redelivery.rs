@@ -12,7 +12,12 @@
 //!   then it may be a later message, sent for the first time into a connection that had just broken;
 //! - it comes at the head of a later connection, without DUP and without own time, and equals one of the last messages
 //!   of an earlier connection. The head ends with the first message that can't be a copy, or the first DUP of what an
-//!   earlier connection brought, which shows that this broker marks its copies.
+//!   earlier connection brought, which shows that this broker marks its copies;
+//! - it has no own time, equals a message whose acknowledgement may not have reached the broker yet, and this broker is
+//!   declared to send again on a live connection.
+//!
+//! What may be unacknowledged is what the in-flight window holds, and at least the last two batches and the one being
+//! collected: a broker's window can be larger than we were told.
 //!
 //! Memory is bounded by count and time. Time counts from the connect where that is later, and the last two in-flight
 //! windows are always kept: after an outage longer than `dedupe_window` the broker still sends its copies first.
@@ -179,6 +184,8 @@ struct Connection {
     first: u64,
     /// Ordinals below this are in a batch that was handed over: their acknowledgements may have been sent.
     handed_over: u64,
+    /// The same, one and two batches ago.
+    handed_over_before: [u64; 2],
     content: HashMap<u64, Group>,
     /// Ordinal of the last message remembered under each id.
     by_id: HashMap<u16, u64>,
@@ -197,7 +204,7 @@ impl Memory {
         Self { connections, collected: Vec::new(), window, messages }
     }
 
-    /// Takes up what the journal remembers, oldest first. Call it before the first connection.
+    /// Takes up what the journal remembers of one batch, oldest first. Call it before the first connection.
     pub fn restore(&mut self, remembered: impl IntoIterator<Item = Remembered>) {
         for r in remembered {
             let limit = self.messages;
@@ -205,11 +212,19 @@ impl Memory {
                 connection.restore(&r, limit);
             }
         }
+        self.connections.iter_mut().for_each(Connection::hand_over);
     }
 
     /// The journal lost some of its past: until a session begins anew, what a broker calls DUP can't be told apart.
     pub fn doubt_past(&mut self) {
         self.connections.iter_mut().for_each(|c| c.intact = false);
+    }
+
+    /// How many messages a broker may have on the way to us from now on.
+    pub fn set_window(&mut self, connection: u16, inflight_window: u16) {
+        if let Some(c) = self.connections.get_mut(usize::from(connection)) {
+            c.traits.inflight_window = inflight_window.max(1);
+        }
     }
 
     /// A connection was made and the broker kept the session; all that is remembered is now of an earlier one.
@@ -286,9 +301,7 @@ impl Memory {
 
     /// Hands over what was remembered since the last call, for the batch that holds the messages.
     pub fn export(&mut self) -> Vec<Remembered> {
-        for c in &mut self.connections {
-            c.handed_over = c.next();
-        }
+        self.connections.iter_mut().for_each(Connection::hand_over);
         std::mem::take(&mut self.collected)
     }
 
@@ -319,6 +332,7 @@ impl Connection {
             entries: VecDeque::new(),
             first: 0,
             handed_over: 0,
+            handed_over_before: [0; 2],
             content: HashMap::new(),
             by_id: HashMap::new(),
             absorbed_ids: HashMap::new(),
@@ -329,6 +343,25 @@ impl Connection {
 
     fn next(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    fn hand_over(&mut self) {
+        let next = self.next();
+        if next > self.handed_over {
+            let [before, _] = self.handed_over_before;
+            self.handed_over_before = [self.handed_over, before];
+            self.handed_over = next;
+        }
+    }
+
+    /// How many messages the last two batches and the one being collected hold.
+    fn last_batches(&self) -> usize {
+        usize::try_from(self.next() - self.handed_over_before[1]).unwrap_or(usize::MAX)
+    }
+
+    /// How many of the last messages the broker may not know to be acknowledged.
+    fn unacknowledged(&self) -> usize {
+        self.last_batches().max(usize::from(self.traits.inflight_window))
     }
 
     fn entry(&self, ordinal: u64) -> Option<&Entry> {
@@ -348,7 +381,6 @@ impl Connection {
                 self.drop_front();
             }
         }
-        self.handed_over = self.next();
     }
 
     fn connect(&mut self, generation: u64, at: Timestamp) {
@@ -362,12 +394,12 @@ impl Connection {
     /// The newest messages without own time that the broker may still have on the way, with how many of each. Copies that
     /// a flapping connection brought over and over are one message: else they would push out what is still to come.
     fn may_come_again(&self) -> HashMap<u64, u32> {
-        let window = usize::from(self.traits.inflight_window);
+        let (window, batches) = (usize::from(self.traits.inflight_window), self.last_batches());
         let mut brought: HashMap<(u64, u64), u32> = HashMap::new();
         let mut messages: HashMap<u64, u32> = HashMap::new();
         let mut counted = 0;
-        for (_, entry) in self.entries.iter().rev() {
-            if counted >= window {
+        for (walked, (_, entry)) in self.entries.iter().rev().enumerate() {
+            if counted >= window && walked >= batches {
                 break;
             }
             match entry.kind {
@@ -487,11 +519,19 @@ impl Connection {
         if arriving.dup {
             let known = self.by_id.get(&arriving.packet_id).copied();
             let Some((ordinal, entry)) = known.and_then(|o| Some((o, self.entry(o)?))) else {
-                return self.unknown_dup();
+                return if self.may_be_resent(arriving) {
+                    Judgement::PossibleDuplicate
+                } else {
+                    self.unknown_dup()
+                };
             };
             // Another message had the id before: the first delivery of this one never came.
             if entry.kind != Kind::Session || entry.hash != arriving.hash {
-                return Judgement::Fresh;
+                return if self.may_be_resent(arriving) {
+                    Judgement::PossibleDuplicate
+                } else {
+                    Judgement::Fresh
+                };
             }
             let certain = ordinal >= self.handed_over || !self.reuses_ids;
             return if certain {
@@ -500,13 +540,20 @@ impl Connection {
                 Judgement::PossibleDuplicate
             };
         }
-        match self.head.as_mut().and_then(|head| head.get_mut(&arriving.hash)) {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                Judgement::PossibleDuplicate
-            }
-            Some(_) | None => Judgement::Fresh,
+        let candidate =
+            self.head.as_mut().and_then(|head| head.get_mut(&arriving.hash)).filter(|left| **left > 0);
+        if let Some(left) = candidate {
+            *left -= 1;
+            return Judgement::PossibleDuplicate;
         }
+        if self.may_be_resent(arriving) { Judgement::PossibleDuplicate } else { Judgement::Fresh }
+    }
+
+    /// Whether a message without own time may be one that the broker sends again, though its id doesn't say so.
+    fn may_be_resent(&self, arriving: &Arriving) -> bool {
+        let same = |entry: &Entry| entry.kind == Kind::Session && entry.hash == arriving.hash;
+        self.traits.resends
+            && self.entries.iter().rev().take(self.unacknowledged()).any(|(_, entry)| same(entry))
     }
 
     fn by_content(&mut self, arriving: &Arriving) -> Judgement {

@@ -8,18 +8,21 @@ use tributary_contract::quality::{Doubt, Quality};
 use tributary_contract::reject::RejectReason;
 use tributary_contract::time::Timestamp;
 
+use super::backlog::Backlog;
 use super::collect::{Collect, Due};
 use super::decode::{Decoded, Decoders, DecodersError, Outgoing, Reject};
 use super::redelivery::{Arriving, BrokerTraits, Judgement, Memory, Remembered, Rule, hash};
 use super::{Ack, Publish, Session};
 use crate::clock::without;
-use crate::config::{Broker, Config, Limits};
+use crate::config::{Broker, Config, Limits, SECOND};
 use crate::reading::{Accepted, Rejected};
 
 /// Bytes of a rejected payload that are kept.
 pub const KEPT_PAYLOAD: usize = 1024;
 /// Topics without source that one batch names.
 const KEPT_UNMATCHED: usize = 16;
+/// Where there is no window, an absence longer than this makes stale what waited meanwhile, microseconds.
+const LATENESS: i64 = 10 * SECOND;
 
 /// A batch, and what may follow once it is durable.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -100,6 +103,9 @@ pub struct Stage {
     decoders: Decoders,
     memory: Memory,
     collect: Collect,
+    backlog: Backlog,
+    /// Each broker's marker topic and the generation of its live connection.
+    markers: Vec<(Option<String>, u64)>,
     limits: Limits,
     /// What names each broker's connection in hashes.
     names: Vec<String>,
@@ -117,10 +123,13 @@ impl Stage {
         let traits: Vec<_> = config.brokers.iter().map(traits).collect();
         let windows: Vec<_> = config.brokers.iter().map(|b| b.inflight_window).collect();
         let (sources, brokers) = (config.sources.len(), config.brokers.len());
+        let lateness = config.windows.iter().map(|w| w.lateness).min().unwrap_or(LATENESS);
         Ok(Self {
             decoders: Decoders::new(config)?,
             memory: Memory::new(&traits, config.buffer.dedupe_window, config.buffer.dedupe_messages),
             collect: Collect::new(config.buffer.commit_interval, &windows),
+            backlog: Backlog::new(lateness, brokers),
+            markers: config.brokers.iter().map(|b| (b.marker.clone(), 0)).collect(),
             limits: config.limits.clone(),
             names: config.brokers.iter().map(connection_name).collect(),
             last_received: vec![None; brokers],
@@ -129,9 +138,12 @@ impl Stage {
         })
     }
 
-    /// Takes up what the journal remembers of messages, oldest first; before the first connection.
-    pub fn restore(&mut self, remembered: impl IntoIterator<Item = Remembered>) {
-        self.memory.restore(remembered);
+    /// Takes up what the journal remembers of the messages of one batch, oldest first; before the first connection.
+    pub fn restore(&mut self, remembered: &[Remembered]) {
+        for r in remembered {
+            self.backlog.was_with(usize::from(r.connection), r.at);
+        }
+        self.memory.restore(remembered.iter().copied());
     }
 
     /// Takes up what the decoder of a source (by position) remembered; before the first connection.
@@ -152,6 +164,7 @@ impl Stage {
     /// The wall clock stepped by `by` microseconds. What is collected already must be drained before.
     pub fn clock_stepped(&mut self, by: i64) {
         self.memory.clock_stepped(by);
+        self.backlog.clock_stepped(by);
         for last in self.last_received.iter_mut().flatten() {
             *last = last.plus(by);
         }
@@ -162,6 +175,10 @@ impl Stage {
     pub fn connected(&mut self, broker: usize, generation: u64, session: Session, at: Timestamp) {
         let connection = index(broker);
         self.collect.connected(broker);
+        self.backlog.connected(broker, session, self.synced, at);
+        if let Some((_, live)) = self.markers.get_mut(broker) {
+            *live = generation;
+        }
         match session {
             Session::Present => self.memory.new_connection(connection, generation, at),
             Session::New | Session::Lost => {
@@ -174,6 +191,28 @@ impl Stage {
             let since = self.last_received.get(broker).copied().flatten();
             self.pending.lost_sessions.push(LostSession { broker, since, at });
         }
+    }
+
+    /// The connection just made may have so many messages on the way to us.
+    pub fn set_window(&mut self, broker: usize, window: u16) {
+        self.collect.set_window(broker, window);
+        self.memory.set_window(index(broker), window);
+    }
+
+    /// A marker was sent on the connection just made: what comes before it returns had waited at the broker.
+    pub fn marked(&mut self, broker: usize) {
+        self.backlog.marked(broker);
+    }
+
+    /// The connection ended, or couldn't be made; `alive` is when it surely still was there.
+    pub fn disconnected(&mut self, broker: usize, alive: Timestamp) {
+        self.backlog.disconnected(broker, alive);
+    }
+
+    /// Whether a broker is connected and has given all that waited there while we were away.
+    pub fn is_drained(&mut self, broker: usize, now: Timestamp) -> bool {
+        self.backlog.note(now);
+        self.backlog.is_drained(broker)
     }
 
     /// Decides on one message and collects the outcome. Ask [`Stage::due`] after each.
@@ -194,9 +233,30 @@ impl Stage {
         if let Some(last) = self.last_received.get_mut(publish.broker) {
             *last = Some(at);
         }
+        self.backlog.arrived(publish.broker, at);
+        if is_marker(&publish.topic) || self.is_own_marker(&publish) {
+            self.marker(&publish);
+            return;
+        }
         match self.decoders.source_of(&publish.topic) {
             Some(source) => self.matched(source, publish),
             None => self.unmatched(publish),
+        }
+    }
+
+    fn is_own_marker(&self, publish: &Publish) -> bool {
+        self.markers.get(publish.broker).is_some_and(|(topic, _)| topic.as_ref() == Some(&publish.topic))
+    }
+
+    /// A marker, ours or another gateway's: acknowledged in its turn, and no message of any source.
+    fn marker(&mut self, publish: &Publish) {
+        if publish.qos > 0 {
+            self.memory.forget_id(index(publish.broker), publish.packet_id);
+        }
+        let live = self.markers.get(publish.broker).map(|(_, live)| live.to_string());
+        let own = self.is_own_marker(publish) && live.is_some_and(|live| publish.payload == live.as_bytes());
+        if own {
+            self.backlog.marker_returned(publish.broker);
         }
     }
 
@@ -233,9 +293,13 @@ impl Stage {
                     Rule::Content => self.pending.redelivered[1] += 1,
                 }
             }
-            (Judgement::Fresh | Judgement::PossibleDuplicate, Ok(Decoded { mut readings, .. })) => {
+            (Judgement::Fresh | Judgement::PossibleDuplicate, Ok(Decoded { mut readings, own_time })) => {
                 if judgement == Judgement::PossibleDuplicate {
                     readings.iter_mut().for_each(|r| r.quality = r.quality.with(Doubt::PossibleDuplicate));
+                }
+                if !own_time && self.backlog.is_stale(publish.broker) {
+                    let stamped = readings.iter_mut().filter(|r| r.ts == publish.received_at);
+                    stamped.for_each(|r| r.quality = r.quality.with(Doubt::Queued));
                 }
                 self.pending.messages.accepted += 1;
                 self.pending.accepted.push(Accepted { source, received_at: publish.received_at, readings });
@@ -331,6 +395,14 @@ impl Stage {
 /// nobody can say now whether it lies ahead.
 fn unsynced(quality: Quality, stamped: bool) -> Quality {
     if stamped { quality.with(Doubt::ClockUnsynced) } else { without(quality, Doubt::Future) }
+}
+
+/// Whether a topic is a gateway's marker by its default name: one that takes everything sees those of others too.
+fn is_marker(topic: &str) -> bool {
+    topic
+        .strip_prefix("tributary/")
+        .and_then(|rest| rest.strip_suffix("/marker"))
+        .is_some_and(|id| !id.contains('/'))
 }
 
 /// The name under which a broker's session is known: the same client at the same place.

@@ -21,18 +21,14 @@ use super::clock::until;
 use super::shared::Shared;
 use crate::buffer::{Appended, Buffer, GapRow, NewBatch, SourceFacts};
 use crate::clock::{Moment, Step, Watch, after_step};
-use crate::config::{HOUR, MINUTE, MqttVersion, SECOND};
+use crate::config::{HOUR, MqttVersion, SECOND};
+use crate::ingest::Ack;
 use crate::ingest::collect::Due;
 use crate::ingest::decode::Outgoing;
 use crate::ingest::mqtt::{Event, EventReceiver, Handle};
 use crate::ingest::redelivery;
 use crate::ingest::stage::{Collected, LostSession, Stage};
-use crate::ingest::{Ack, Session};
 
-/// A connection that found its session and then brought nothing for this long has given what waited, microseconds.
-const QUIET: i64 = SECOND;
-/// At the latest after this long, microseconds.
-const DRAIN_MAX: i64 = 5 * MINUTE;
 /// How often the clock is looked at for steps.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long readings wait for the clock to be synchronised before their times stay bounded, microseconds.
@@ -76,8 +72,8 @@ pub struct Intake {
     step: Option<Step>,
     /// Uptime of the first batch that is held because the clock isn't synchronised.
     held_since: Option<i64>,
-    /// Per broker: since when its connection, having found a session, may still bring what had waited.
-    draining: Vec<Option<(Timestamp, Timestamp)>>,
+    /// The in-flight window that last counted for each broker.
+    windows: Vec<u32>,
 }
 
 impl Intake {
@@ -91,7 +87,7 @@ impl Intake {
             max_device_series: device_limit,
         };
         let sources = Arc::new(shared.config.sources.iter().map(facts).collect());
-        let draining = vec![None; handles.len()];
+        let windows = vec![0; handles.len()];
         let moment = shared.clock.moment();
         Self {
             shared,
@@ -104,7 +100,7 @@ impl Intake {
             looked_at: None,
             step: None,
             held_since: None,
-            draining,
+            windows,
         }
     }
 
@@ -199,9 +195,6 @@ impl Intake {
             self.moment = now;
             self.stage.clock_stepped(step.by);
             self.shared.windows().clock_stepped(step.by);
-            for (since, last) in self.draining.iter_mut().flatten() {
-                (*since, *last) = (since.plus(step.by), last.plus(step.by));
-            }
             self.step = Some(step);
         } else if before.synced != now.synced {
             // On a machine that doesn't say how long it runs.
@@ -257,26 +250,20 @@ impl Intake {
         let now = self.shared.now();
         match event {
             Event::Publish(mut publish) => {
-                if let Some(step) = &self.step {
-                    publish.received_at = after_step(publish.received_at, step);
-                }
-                if let Some(Some((_, last))) = self.draining.get_mut(broker) {
-                    *last = now;
-                }
+                publish.received_at = self.by_this_clock(publish.received_at);
                 self.stage.take(publish);
             }
-            Event::Connected { generation, session, protocol, at } => {
+            Event::Connected { generation, session, protocol, window, marker, at } => {
+                let at = self.by_this_clock(at);
                 self.stage.connected(broker, generation, session, at);
-                let draining = session == Session::Present;
-                if let Some(slot) = self.draining.get_mut(broker) {
-                    *slot = draining.then_some((now, now));
+                self.stage.set_window(broker, window);
+                if marker {
+                    self.stage.marked(broker);
                 }
+                self.note_drained(now);
                 let mut live = self.shared.live();
-                if let Some(drained) = live.drained.get_mut(broker) {
-                    *drained = !draining;
-                }
                 if let Some(status) = live.brokers.get_mut(broker) {
-                    info!(broker = %status.url, ?session, ?protocol, "connected");
+                    info!(broker = %status.url, ?session, ?protocol, window, "connected");
                     status.connected = true;
                     status.since = Some(at);
                     status.failing = None;
@@ -285,14 +272,10 @@ impl Intake {
                 }
             }
             Event::Subscribed { granted, keep } => self.subscribed(broker, &granted, keep).await,
-            Event::Disconnected { error } => {
-                if let Some(slot) = self.draining.get_mut(broker) {
-                    *slot = None;
-                }
+            Event::Disconnected { error, alive } => {
+                self.stage.disconnected(broker, self.by_this_clock(alive));
+                self.note_drained(now);
                 let mut live = self.shared.live();
-                if let Some(drained) = live.drained.get_mut(broker) {
-                    *drained = false;
-                }
                 if let Some(status) = live.brokers.get_mut(broker) {
                     if status.failing.as_deref() != Some(&error) {
                         warn!(broker = %status.url, "disconnected: {error}");
@@ -305,6 +288,11 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// A time that a connection gave, perhaps before the last step of the clock, as the clock has it now.
+    fn by_this_clock(&self, at: Timestamp) -> Timestamp {
+        self.step.as_ref().map_or(at, |step| after_step(at, step))
     }
 
     async fn subscribed(
@@ -334,23 +322,18 @@ impl Intake {
         }
     }
 
-    /// A broker that found our session and has been quiet has given what waited there.
+    /// Tells the others which brokers have given what waited there.
     fn note_drained(&mut self, now: Timestamp) {
-        for (broker, slot) in self.draining.iter_mut().enumerate() {
-            if let Some((since, last)) = *slot
-                && (now.since(last) >= QUIET || now.since(since) >= DRAIN_MAX || now < since)
-            {
-                *slot = None;
-                if let Some(drained) = self.shared.live().drained.get_mut(broker) {
-                    *drained = true;
-                }
-            }
+        let mut live = self.shared.live();
+        for (broker, drained) in live.drained.iter_mut().enumerate() {
+            *drained = self.stage.is_drained(broker, now);
         }
     }
 
     fn begin_commit(&mut self, now: Timestamp) {
         let collected = self.stage.drain(now);
         self.tally(&collected);
+        self.note_windows();
         let permits = collected.subscribe.iter().map(|p| (p.broker, p.generation)).collect();
         if !collected.needs_commit() {
             // Messages that no source takes need nothing durable.
@@ -421,6 +404,17 @@ impl Intake {
         for handle in &self.handles {
             if let Some(status) = live.brokers.get_mut(handle.broker()) {
                 status.acknowledged = handle.acknowledged();
+            }
+        }
+    }
+
+    /// Says when a broker was found to send fewer messages at once than it may.
+    fn note_windows(&mut self) {
+        let live = self.shared.live();
+        for (broker, (known, status)) in self.windows.iter_mut().zip(&live.brokers).enumerate() {
+            let window = self.stage.window(broker);
+            if std::mem::replace(known, window) > window {
+                info!(broker = %status.url, window, "the broker's in-flight window seems to be smaller than it was said to be");
             }
         }
     }

@@ -249,7 +249,7 @@ pub async fn open(
     let in_flight = in_flight(config);
     for memory in buffer.run(move |b| b.memories(since, in_flight)).await?? {
         match redelivery::decode(&memory) {
-            Ok(remembered) => stage.restore(remembered),
+            Ok(remembered) => stage.restore(&remembered),
             Err(e) => {
                 warn!("memory of redeliveries: {e}");
                 stage.doubt_past();
@@ -371,6 +371,7 @@ async fn connect(shared: &Arc<Shared>) -> anyhow::Result<(Vec<Handle>, EventRece
             connection: connection.clone(),
             filters: filters.clone(),
             payload_limit: config.limits.payload,
+            commit_interval: config.buffer.commit_interval,
             start,
             subscribed: subscribed.and_then(|bytes| String::from_utf8(bytes).ok()),
             clock: Arc::new(move || clock.now()),

@@ -169,6 +169,8 @@ impl Broker {
             generation: link.generation,
             session: found,
             protocol: MqttVersion::V5,
+            window: u16::try_from(self.window).unwrap_or(u16::MAX),
+            marker: false,
             at,
         });
         if present && (!link.sure || link.kept.as_deref() != Some(&link.wanted())) {
@@ -201,7 +203,8 @@ impl Broker {
         }
         if let Some(link) = link {
             link.sure = false;
-            link.push(Event::Disconnected { error: "cut".into() });
+            let alive = link.received_at(&self.hub);
+            link.push(Event::Disconnected { error: "cut".into(), alive });
         }
     }
 

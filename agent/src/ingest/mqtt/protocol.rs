@@ -20,8 +20,25 @@ pub(super) enum Cause {
     ProtocolRefused,
     /// The broker closed, or answered what can't be read: some refuse a protocol so.
     NoAnswer,
+    /// Another client took the session over.
+    TakenOver,
+    /// The broker answered nothing for one and a half keep-alives; it may have been gone for as long.
+    Silent,
     /// Anything else: no network, a refusal for another reason.
     Other,
+}
+
+/// Sentences for reasons that both protocols know.
+pub(super) mod reason {
+    pub(crate) const PROTOCOL: &str = "the broker doesn't speak this version of MQTT";
+    pub(crate) const CLIENT_ID: &str = "the broker doesn't take `client_id`: choose another one";
+    pub(crate) const UNAVAILABLE: &str = "the broker can't serve now; it is tried again later";
+    pub(crate) const LOGIN: &str = "the broker doesn't know this user with this password: look at `username` and \
+                                    `password_file`";
+    pub(crate) const NOT_AUTHORIZED: &str = "the broker doesn't let us in: look at `username`, `password_file`, the \
+                                             client certificate, and what the broker allows this client";
+    pub(crate) const TAKEN_OVER: &str =
+        "another client connected with the same `client_id`; each gateway needs its own";
 }
 
 impl Failure {
@@ -60,9 +77,20 @@ impl Protocol {
             (MqttVersion::V5, _) if connected => self.worked = true,
             (MqttVersion::V5, Cause::ProtocolRefused) => self.refused = true,
             (MqttVersion::V5, Cause::NoAnswer) => self.doubtful = !self.worked,
-            (MqttVersion::V5, Cause::Other) => {}
+            (MqttVersion::V5, Cause::TakenOver | Cause::Silent | Cause::Other) => {}
             (MqttVersion::V311, _) => self.doubtful = false,
         }
+    }
+}
+
+/// The number of the attempt that follows on a connection that `lasted`, or brought `progress` (it acknowledged
+/// something), or neither. With progress the pause stays short, since what comes again is done; but it isn't left out, or
+/// two clients of one name would throw each other out as fast as they can.
+pub(super) const fn attempt_after(attempt: u32, lasted: bool, progress: bool) -> u32 {
+    match (lasted, progress) {
+        (true, _) => 0,
+        (false, true) if attempt >= 1 => 2,
+        (false, true | false) => attempt.saturating_add(1),
     }
 }
 
@@ -104,6 +132,21 @@ mod tests {
         p.failed(MqttVersion::V5, &failure(Cause::NoAnswer), false);
         assert_eq!(p.next(), MqttVersion::V5);
         assert_eq!(Protocol::new(MqttVersion::V311).next(), MqttVersion::V311);
+    }
+
+    #[test]
+    fn the_pause_stays_short_while_something_is_acknowledged_on_each_connection() {
+        let mut attempt = 0;
+        for _ in 0..1000 {
+            attempt = attempt_after(attempt, false, true);
+            assert!(backoff(attempt, 1.0) <= Duration::from_millis(500));
+        }
+        for expected in 3..10 {
+            attempt = attempt_after(attempt, false, false);
+            assert_eq!(attempt, expected);
+        }
+        assert_eq!(attempt_after(attempt, false, true), 2);
+        assert_eq!(attempt_after(attempt, true, false), 0);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU16;
 
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::MINUTE;
+use crate::config::{MINUTE, SECOND};
 
 /// Debian's broker on a port of its own, with at most one message on the way to a client: the next one shows that the
 /// acknowledgement of the one before has arrived.
@@ -106,6 +107,7 @@ impl Mosquitto {
 /// A TCP proxy that can cut, and that can refuse MQTT 5 as an old broker does.
 struct Proxy {
     port: u16,
+    to: Arc<AtomicU16>,
     live: Arc<Mutex<Vec<JoinHandle<()>>>>,
     accepting: JoinHandle<()>,
 }
@@ -122,9 +124,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let live = Arc::new(Mutex::new(Vec::new()));
-        let list = Arc::clone(&live);
+        let to = Arc::new(AtomicU16::new(to));
+        let (list, broker) = (Arc::clone(&live), Arc::clone(&to));
         let accepting = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
+                let to = broker.load(Ordering::Relaxed);
                 let task = tokio::spawn(async move {
                     let mut first = vec![0; 4096];
                     let n = near.read(&mut first).await.unwrap_or(0);
@@ -140,7 +144,7 @@ impl Proxy {
                 list.lock().unwrap().push(task);
             }
         });
-        Self { port, live, accepting }
+        Self { port, to, live, accepting }
     }
 
     fn cut(&self) {
@@ -161,6 +165,7 @@ fn settings(port: u16, version: MqttVersion, start: u32, subscribed: Option<Stri
         cert_file: None,
         key_file: None,
         inflight_window: 1,
+        marker: None,
         resends: false,
         keep_alive: MINUTE,
         session_expiry: 10 * MINUTE,
@@ -170,6 +175,7 @@ fn settings(port: u16, version: MqttVersion, start: u32, subscribed: Option<Stri
         connection,
         filters: vec![Filter { path: "s/+".into(), qos: 1 }],
         payload_limit: 100,
+        commit_interval: SECOND,
         start,
         subscribed,
         clock: Arc::new(|| Timestamp(1_700_000_000_123_456)),
@@ -416,6 +422,37 @@ async fn a_broker_that_comes_back_with_an_older_session_is_subscribed_again() {
 }
 
 #[tokio::test]
+async fn a_broker_that_comes_back_unnoticed_with_an_older_session_is_subscribed_again_when_no_marker_returns()
+{
+    for version in BOTH {
+        let Some(broker) = Mosquitto::start("") else { return };
+        // What the other one knows is a session without subscription.
+        let Some(older) = Mosquitto::start("") else { return };
+        older.bare_session().await;
+        let proxy = Proxy::start(broker.port, None).await;
+        let mut settings = settings(proxy.port, version, 1, None);
+        settings.connection.marker = Some("gw-1/marker".into());
+        let mut c = Client::start(settings);
+        c.subscribed().await;
+        proxy.to.store(older.port, Ordering::Relaxed);
+        proxy.cut();
+        let found = loop {
+            if let Event::Connected { session, marker, .. } = c.event().await {
+                break (session, marker);
+            }
+        };
+        assert_eq!(found, (Session::Present, true));
+        assert!(matches!(c.event().await, Event::Subscribed { keep: Some(_), .. }));
+        let marker = c.publish().await;
+        assert_eq!((&marker.topic[..], &marker.payload[..]), ("gw-1/marker", &b"4294967298"[..]));
+        c.acknowledge(&marker);
+        older.publish(&[("s/a", b"heard")]).await;
+        assert_eq!(&c.publish().await.payload[..], b"heard");
+        c.handle.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_refused_mqtt_5_falls_back_to_3_1_1() {
     // As 3.1.1 demands it, as MQTT 5 does, and as brokers do that just close.
     for refusal in [&[0x20, 2, 0, 1][..], &[0x20, 3, 0, 0x84, 0], &[]] {
@@ -514,7 +551,9 @@ async fn mutual_tls_and_a_password_from_its_file_connect_and_a_foreign_ca_does_n
         s
     };
     let mut foreign = Client::start(with_ca("foreign.pem"));
-    let Event::Disconnected { error } = foreign.event().await else { panic!("a foreign broker was trusted") };
+    let Event::Disconnected { error, .. } = foreign.event().await else {
+        panic!("a foreign broker was trusted")
+    };
     assert!(error.contains("certificate"), "{error}");
     foreign.handle.stop().await;
     let mut c = Client::start(with_ca("ca.pem"));

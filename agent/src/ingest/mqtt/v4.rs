@@ -5,10 +5,10 @@ use std::time::Duration;
 use rumqttc::mqttbytes::v4::{Packet, PubAck, PubRec, Publish, SubscribeReasonCode};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing,
-    QoS, SubscribeFilter, TlsConfiguration, Transport,
+    QoS, StateError, SubscribeFilter, TlsConfiguration, Transport,
 };
 
-use super::protocol::{Cause, Failure};
+use super::protocol::{Cause, Failure, reason};
 use super::{Credentials, Filter, Incoming, PATIENCE, Settings, Wanted};
 
 /// One connection.
@@ -21,12 +21,11 @@ impl Link {
     pub(super) fn open(settings: &Settings, credentials: Credentials) -> Self {
         let broker = &settings.connection;
         let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
-        let limit = super::packet_limit(settings.payload_limit) as usize;
         options
             .set_clean_session(false)
             .set_manual_acks(true)
             .set_keep_alive(super::keep_alive(broker))
-            .set_max_packet_size(limit, limit)
+            .set_max_packet_size(super::LARGEST_PACKET, super::LARGEST_PACKET)
             .set_inflight(16);
         if let Some((name, password)) = credentials.login {
             options.set_credentials(name, password);
@@ -49,9 +48,17 @@ impl Link {
                 return Ok(Incoming::Nothing);
             }
             self.acknowledge(wanted).await?;
+            let look_at = wanted.look_at;
+            let look = async {
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 event = self.events.poll() => return incoming(event.map_err(failure)?),
                 () = wanted.receive() => {}
+                () = look => return Ok(Incoming::Nothing),
             }
         }
     }
@@ -98,6 +105,11 @@ impl Link {
         self.client.try_subscribe_many(filters.iter().map(filter)).map_err(full)
     }
 
+    pub(super) fn publish(&mut self, topic: &str, payload: String) -> Result<(), Failure> {
+        let full = |e: rumqttc::ClientError| Failure::other(e.to_string());
+        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload).map_err(full)
+    }
+
     pub(super) async fn finish(&mut self, wanted: &mut Wanted) {
         if self.acknowledge(wanted).await.is_err() || self.client.try_disconnect().is_err() {
             return;
@@ -137,10 +149,28 @@ fn failure(error: ConnectionError) -> Failure {
         ConnectionError::ConnectionRefused(ConnectReturnCode::RefusedProtocolVersion) => {
             Cause::ProtocolRefused
         }
+        ConnectionError::MqttState(StateError::AwaitPingResp) => Cause::Silent,
         ConnectionError::MqttState(_) | ConnectionError::NotConnAck(_) => Cause::NoAnswer,
         _ => Cause::Other,
     };
-    Failure { text: error.to_string(), cause }
+    let text = match &error {
+        ConnectionError::ConnectionRefused(code) => refused(*code).to_owned(),
+        _ => error.to_string(),
+    };
+    Failure { text, cause }
+}
+
+/// What a refusal means, and what to do about it.
+const fn refused(code: ConnectReturnCode) -> &'static str {
+    match code {
+        ConnectReturnCode::RefusedProtocolVersion => reason::PROTOCOL,
+        ConnectReturnCode::BadClientId => reason::CLIENT_ID,
+        ConnectReturnCode::ServiceUnavailable => reason::UNAVAILABLE,
+        ConnectReturnCode::BadUserNamePassword => reason::LOGIN,
+        // Mosquitto says this of a wrong password too.
+        ConnectReturnCode::NotAuthorized => reason::NOT_AUTHORIZED,
+        ConnectReturnCode::Success => "refused for no reason",
+    }
 }
 
 fn qos(qos: u8) -> QoS {

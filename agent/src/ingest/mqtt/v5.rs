@@ -3,13 +3,13 @@
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectProperties, ConnectReturnCode, Filter as V5Filter, Packet, Publish, RetainForwardRule,
-    SubscribeReasonCode,
+    ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter as V5Filter, Packet, Publish,
+    RetainForwardRule, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
-use super::protocol::{Cause, Failure};
+use super::protocol::{Cause, Failure, reason};
 use super::{Credentials, Filter, Incoming, PATIENCE, Settings, Wanted};
 
 /// One connection.
@@ -19,7 +19,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn open(settings: &Settings, credentials: Credentials) -> Self {
+    pub(super) fn open(settings: &Settings, credentials: Credentials, window: u16) -> Self {
         let broker = &settings.connection;
         let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
         let expiry = u32::try_from(broker.session_expiry / 1_000_000).unwrap_or(u32::MAX);
@@ -30,7 +30,7 @@ impl Link {
             .set_connection_timeout(PATIENCE)
             .set_connect_properties(ConnectProperties::new())
             .set_session_expiry_interval(Some(expiry.max(1)))
-            .set_receive_maximum(Some(broker.inflight_window.max(1)))
+            .set_receive_maximum(Some(window.max(1)))
             .set_max_packet_size(Some(super::packet_limit(settings.payload_limit)))
             // Without it the library sets aside room for 65,535 publishes of ours.
             .set_outgoing_inflight_upper_limit(16);
@@ -75,6 +75,11 @@ impl Link {
             ..V5Filter::new(f.path.clone(), qos(f.qos))
         };
         self.client.try_subscribe_many(filters.iter().map(filter)).map_err(full)
+    }
+
+    pub(super) fn publish(&mut self, topic: &str, payload: String) -> Result<(), Failure> {
+        let full = |e: ClientError| Failure::other(e.to_string());
+        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload).map_err(full)
     }
 
     pub(super) async fn finish(&mut self, wanted: &mut Wanted) {
@@ -146,10 +151,65 @@ fn failure(error: ConnectionError) -> Failure {
             RefusedProtocolVersion | UnsupportedProtocolVersion | ProtocolError,
         ) => Cause::ProtocolRefused,
         ConnectionError::MqttState(StateError::ConnFail { .. }) => Cause::Other,
+        ConnectionError::MqttState(StateError::AwaitPingResp) => Cause::Silent,
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code: DisconnectReasonCode::SessionTakenOver,
+            ..
+        }) => Cause::TakenOver,
+        ConnectionError::MqttState(StateError::ServerDisconnect { .. }) => Cause::Other,
         ConnectionError::MqttState(_) | ConnectionError::NotConnAck(_) => Cause::NoAnswer,
         _ => Cause::Other,
     };
-    Failure { text: error.to_string(), cause }
+    let text = match &error {
+        ConnectionError::ConnectionRefused(code)
+        | ConnectionError::MqttState(StateError::ConnFail { reason: code }) => refused(*code),
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
+            let said = reason_string.as_ref().map(|said| format!(": {said}")).unwrap_or_default();
+            format!("{}{said}", disconnected(*reason_code))
+        }
+        _ => error.to_string(),
+    };
+    Failure { text, cause }
+}
+
+/// What a refusal means, and what to do about it.
+fn refused(code: ConnectReturnCode) -> String {
+    use ConnectReturnCode as Code;
+    match code {
+        Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => reason::PROTOCOL.into(),
+        Code::BadClientId | Code::ClientIdentifierNotValid => reason::CLIENT_ID.into(),
+        Code::ServiceUnavailable | Code::ServerUnavailable | Code::ServerBusy => reason::UNAVAILABLE.into(),
+        Code::BadUserNamePassword => reason::LOGIN.into(),
+        Code::NotAuthorized => reason::NOT_AUTHORIZED.into(),
+        Code::Banned => "the broker has banned this client".into(),
+        Code::PacketTooLarge => "the broker takes no packet of this size".into(),
+        Code::QuotaExceeded | Code::ConnectionRateExceeded => {
+            format!("the broker has had too much of this client ({code:?}); it is tried again later")
+        }
+        Code::UseAnotherServer | Code::ServerMoved => {
+            format!("the broker says that it is elsewhere now ({code:?}): change `url`")
+        }
+        other => format!("the broker refuses the connection: {other:?}"),
+    }
+}
+
+/// Why the broker ended the connection.
+fn disconnected(code: DisconnectReasonCode) -> String {
+    use DisconnectReasonCode as Code;
+    match code {
+        Code::SessionTakenOver => reason::TAKEN_OVER.into(),
+        Code::ServerShuttingDown => "the broker is shutting down".into(),
+        Code::KeepAliveTimeout => "the broker heard nothing of us for too long".into(),
+        Code::NotAuthorized => reason::NOT_AUTHORIZED.into(),
+        Code::AdministrativeAction => "the broker's operator ended the connection".into(),
+        Code::ServerBusy | Code::MessageRateTooHigh | Code::QuotaExceeded | Code::ConnectionRateExceeded => {
+            format!("the broker has had too much of this client ({code:?}); it is tried again later")
+        }
+        Code::UseAnotherServer | Code::ServerMoved => {
+            format!("the broker says that it is elsewhere now ({code:?}): change `url`")
+        }
+        other => format!("the broker ended the connection: {other:?}"),
+    }
 }
 
 fn qos(qos: u8) -> QoS {

@@ -146,6 +146,53 @@ fn aws_sends_again_on_the_live_connection() {
 }
 
 #[test]
+fn without_own_time_a_message_sent_again_on_the_live_connection_is_marked_where_the_broker_is_said_to_do_so()
+{
+    let mut m = Memory::new(&[traits(true, 2)], HOUR, 1000);
+    m.session_lost(0, 1, Timestamp(0));
+    assert_eq!(take(&mut m, message(1, 1, false, "21.5")), FRESH);
+    assert_eq!(take(&mut m, message(1, 1, true, "21.5")), SESSION, "by its id");
+    assert_eq!(take(&mut m, message(1, 2, true, "21.5")), DOUBT, "DUP under a new id");
+    assert_eq!(take(&mut m, message(1, 3, false, "21.5")), DOUBT, "a new id without DUP");
+    assert_eq!(take(&mut m, message(1, 4, false, "22.0")), FRESH);
+    for id in 5..9 {
+        m.export();
+        assert_eq!(take(&mut m, message(1, id, false, &format!("{id}"))), FRESH);
+    }
+    assert_eq!(take(&mut m, message(1, 9, false, "22.0")), FRESH, "long acknowledged");
+    let mut undeclared = began(1);
+    take(&mut undeclared, message(1, 1, false, "21.5"));
+    assert_eq!(take(&mut undeclared, message(1, 2, false, "21.5")), FRESH);
+}
+
+#[test]
+fn the_head_of_a_connection_reaches_as_far_as_acknowledgements_may_be_missing_whatever_the_window_is_said_to_be()
+ {
+    let mut m = Memory::new(&[traits(false, 2)], HOUR, 1000);
+    m.session_lost(0, 1, Timestamp(0));
+    for id in 1..=40 {
+        take(&mut m, message(1, id, false, &format!("{id}")));
+        if id % 10 == 0 {
+            m.export();
+        }
+    }
+    reconnect(&mut m, 2);
+    for id in 21..=40 {
+        assert_eq!(take(&mut m, message(2, id, false, &format!("{id}"))), DOUBT, "{id}");
+    }
+    let mut m = Memory::new(&[traits(false, 2)], HOUR, 1000);
+    m.session_lost(0, 1, Timestamp(0));
+    for id in 1..=40 {
+        take(&mut m, message(1, id, false, &format!("{id}")));
+        if id % 10 == 0 {
+            m.export();
+        }
+    }
+    reconnect(&mut m, 2);
+    assert_eq!(take(&mut m, message(2, 1, false, "20")), FRESH, "acknowledged three batches ago");
+}
+
+#[test]
 fn two_equal_payloads_really_published_twice_are_both_stored() {
     let mut m = began(1);
     assert_eq!(take(&mut m, message(1, 1, false, "ts 1")), FRESH);

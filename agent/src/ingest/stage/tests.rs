@@ -19,6 +19,7 @@ fn broker() -> Broker {
         cert_file: None,
         key_file: None,
         inflight_window: 20,
+        marker: Some("tributary/gw-1/marker".into()),
         resends: false,
         keep_alive: MINUTE,
         session_expiry: MINUTE,
@@ -127,7 +128,7 @@ fn what_was_drained_is_recognised_after_a_restart() {
     s.take(publish(1, 3, "s/d/t", "{"));
     let c = s.drain(at(6));
     let mut after = stage();
-    after.restore(c.memory);
+    after.restore(&c.memory);
     after.connected(0, 1 << 32, Session::Present, at(7));
     for (id, payload) in [(1, "21.5"), (2, r#"{"ts":1714550400,"value":1}"#), (3, "{")] {
         after.take(Publish { dup: true, ..publish(1 << 32, id, "s/d/t", payload) });
@@ -182,4 +183,55 @@ fn a_node_without_birth_is_asked_for_it_at_its_own_broker_once_the_batch_is_dura
     after.restore_decoder(0, &collected.remembered[0].1);
     after.take(Publish { payload: Bytes::copy_from_slice(&data), ..publish(2, 4, "spBv1.0/g/NDATA/n", "") });
     assert_eq!(after.drain(at(8)).accepted[0].readings[0].metric, "m", "births survive a restart");
+}
+
+#[test]
+fn what_comes_before_the_marker_returns_is_marked_queued_where_it_has_no_own_time() {
+    let mut s = stage();
+    s.disconnected(0, at(0));
+    let later = 11_000;
+    s.connected(0, 2, Session::Present, at(later));
+    s.marked(0);
+    assert!(!s.is_drained(0, at(later + 5_000)));
+    let arrive = |s: &mut Stage, id, topic: &str, payload: &str| {
+        s.take(Publish { received_at: at(later + i64::from(id)), ..publish(2, id, topic, payload) });
+    };
+    arrive(&mut s, 1, "s/d/t", "21.5");
+    arrive(&mut s, 2, "s/d/t", r#"{"ts":1714550400,"value":1}"#);
+    arrive(&mut s, 3, "tributary/gw-1/marker", "1");
+    arrive(&mut s, 4, "tributary/gw-2/marker", "2");
+    arrive(&mut s, 5, "s/d/t", "22.5");
+    arrive(&mut s, 6, "tributary/gw-1/marker", "2");
+    assert!(s.is_drained(0, at(later + 7)));
+    arrive(&mut s, 7, "s/d/t", "23.5");
+    let c = s.drain(at(later + 8));
+    lawful(&c);
+    let queued: Vec<_> = c.accepted.iter().map(|a| a.readings[0].quality.has(Doubt::Queued)).collect();
+    assert_eq!(queued, [true, false, true, false], "an old marker and another gateway's say nothing");
+    assert_eq!(c.acks.iter().map(|a| a.packet_id).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!((c.unmatched, c.messages.rejected), (vec![0], 0), "a marker is no message of anybody's");
+}
+
+#[test]
+fn after_a_short_absence_nothing_is_marked_queued() {
+    let mut s = stage();
+    s.disconnected(0, at(0));
+    s.connected(0, 2, Session::Present, at(10_000));
+    s.marked(0);
+    s.take(Publish { received_at: at(10_001), ..publish(2, 1, "s/d/t", "21.5") });
+    assert!(s.drain(at(10_002)).accepted[0].readings[0].quality.is_good());
+}
+
+#[test]
+fn the_window_that_a_connection_agreed_on_is_the_one_that_counts() {
+    let mut s = stage();
+    s.connected(0, 2, Session::Present, at(1));
+    s.set_window(0, 40);
+    assert_eq!(s.window(0), 40);
+    for id in 1..20 {
+        s.take(publish(2, id, "s/d/t", "1"));
+    }
+    assert_eq!(s.due(at(6)), Due::At(at(5).plus(SECOND)));
+    s.take(publish(2, 20, "s/d/t", "1"));
+    assert_eq!(s.due(at(6)), Due::Now);
 }

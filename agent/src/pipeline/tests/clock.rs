@@ -197,21 +197,30 @@ impl Gateway {
         self.generation += 1;
         let (generation, at) = (self.generation, self.clock.now());
         let session = if generation == 1 { Session::New } else { Session::Present };
-        let event = Event::Connected { generation, session, protocol: MqttVersion::V5, at };
+        let (protocol, window, marker) = (MqttVersion::V5, 1000, session == Session::Present);
+        let event = Event::Connected { generation, session, protocol, window, marker, at };
         self.running().1.take(0, event).await;
+        if marker {
+            let topic = self.config.brokers[0].marker.clone().unwrap();
+            self.arrive(topic, u16::MAX, generation.to_string()).await;
+        }
         let shared = self.shared();
         shared.live().drained.fill(true);
     }
 
     async fn publish(&mut self, number: u64, payload: String) {
+        self.arrive(format!("s/boiler-{}/temp", number % 3), number as u16 + 1, payload).await;
+    }
+
+    async fn arrive(&mut self, topic: String, packet_id: u16, payload: String) {
         let publish = Publish {
             broker: 0,
             generation: self.generation,
-            packet_id: number as u16 + 1,
+            packet_id,
             qos: 1,
             dup: false,
             retain: false,
-            topic: format!("s/boiler-{}/temp", number % 3),
+            topic,
             size: payload.len(),
             payload: payload.into_bytes().into(),
             received_at: Timestamp::from_millis(self.clock.now().micros().div_euclid(1000)),
