@@ -18,6 +18,9 @@ use iceberg_storage_opendal::OpenDalStorageFactory;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::mqtt::NumberSet;
+pub use copies::Copies;
+
+mod copies;
 
 /// Name under which the receiver keeps its tables in the catalog.
 const CATALOG: &str = "tributary";
@@ -59,24 +62,7 @@ impl Tally {
         let values = values.as_primitive::<Float64Type>();
         self.rows += batch.num_rows() as u64;
         self.numeric += (values.len() - values.null_count()) as u64;
-        let tags = batch.column_by_name("tags").context("readings have no column tags")?;
-        let tags = tags.as_map_opt().context("column tags is no map")?;
-        let keys = cast(tags.keys(), &DataType::Utf8)?;
-        let entries = cast(tags.values(), &DataType::Utf8)?;
-        let (keys, entries) = (keys.as_string::<i32>(), entries.as_string::<i32>());
-        let offsets = tags.value_offsets();
-        for (row, ends) in offsets.windows(2).enumerate() {
-            let &[from, to] = ends else { continue };
-            if tags.is_null(row) {
-                continue;
-            }
-            let number = (from as usize..to as usize)
-                .find(|&at| keys.value(at) == "n")
-                .and_then(|at| entries.value(at).parse().ok());
-            if let Some(number) = number {
-                self.numbers.insert(number);
-            }
-        }
+        numbers(batch)?.into_iter().flatten().for_each(|number| _ = self.numbers.insert(number));
         Ok(())
     }
 }
@@ -320,6 +306,23 @@ fn column(batch: &RecordBatch, name: &str, to: &DataType) -> anyhow::Result<Arra
         Some(column) => cast(column, to).with_context(|| format!("column {name}")),
         None => bail!("the table has no column {name}"),
     }
+}
+
+/// The message number of each row, from its tag `n`.
+fn numbers(batch: &RecordBatch) -> anyhow::Result<Vec<Option<u64>>> {
+    let tags = batch.column_by_name("tags").context("readings have no column tags")?;
+    let tags = tags.as_map_opt().context("column tags is no map")?;
+    let keys = cast(tags.keys(), &DataType::Utf8)?;
+    let entries = cast(tags.values(), &DataType::Utf8)?;
+    let (keys, entries) = (keys.as_string::<i32>(), entries.as_string::<i32>());
+    let mut numbers = Vec::with_capacity(batch.num_rows());
+    for (row, ends) in tags.value_offsets().windows(2).enumerate() {
+        let &[from, to] = ends else { continue };
+        let named = (from as usize..to as usize).find(|&at| keys.value(at) == "n");
+        let number = named.filter(|_| tags.is_valid(row)).and_then(|at| entries.value(at).parse().ok());
+        numbers.push(number);
+    }
+    Ok(numbers)
 }
 
 #[cfg(test)]

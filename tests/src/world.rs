@@ -7,11 +7,13 @@
 
 pub mod ask;
 pub mod broker;
+pub mod load;
 pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod publish;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,10 +26,11 @@ use tributary_contract::digest::Digest;
 use tributary_contract::status::GatewayStatus;
 
 use crate::faults::FaultProxy;
-use crate::lake::{Files, Tables, Tally};
+use crate::lake::{Copies, Files, Tables, Tally};
 use crate::mqtt::Proxy;
 use crate::s3::{S3Options, S3Server, client};
 pub use broker::{Broker, Mosquitto, Saves};
+pub use load::Load;
 pub use process::{Process, Signal};
 pub use programs::{Programs, programs};
 
@@ -393,6 +396,18 @@ impl World {
         match tables.load("readings").await? {
             Some(state) => tables.tally(&state).await,
             None => Ok(Tally::default()),
+        }
+    }
+
+    /// Each message number in the table of readings with its copies, counted now.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn copies(&self) -> anyhow::Result<BTreeMap<u64, Copies>> {
+        let tables = self.tables();
+        match tables.load("readings").await? {
+            Some(state) => tables.copies(&state).await,
+            None => Ok(BTreeMap::new()),
         }
     }
 

@@ -98,22 +98,26 @@ pub fn mosquitto_program() -> Option<PathBuf> {
 /// # Errors
 /// When the folder can't be written.
 pub fn mosquitto_config(folder: &Path, port: u16, saves: Saves) -> anyhow::Result<PathBuf> {
-    let kept = folder.join("mosquitto");
+    let kept = folder.join(FOLDER);
     std::fs::create_dir_all(&kept).with_context(|| format!("can't make {}", kept.display()))?;
     let persistence = match saves {
         Saves::AtStop => "true\nautosave_interval 0",
         Saves::EachSecond => "true\nautosave_interval 1",
         Saves::Never => "false",
     };
-    // Debian's build gives up root for a user that couldn't read this folder.
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence {persistence}\n\
-         persistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages 100\nuser root\n",
-        kept.display()
+        "{}allow_anonymous true\npersistence {persistence}\nmax_queued_messages 0\nmax_inflight_messages 100\n",
+        always(port, &kept)
     );
     let config = folder.join("mosquitto.conf");
     std::fs::write(&config, text).with_context(|| format!("can't write {}", config.display()))?;
     Ok(config)
+}
+
+/// The lines that each configuration has. Options of a listener follow.
+fn always(port: u16, kept: &Path) -> String {
+    // Debian's build gives up root for a user that couldn't read this folder.
+    format!("persistence_location {}/\nuser root\nlistener {port} 127.0.0.1\n", kept.display())
 }
 
 impl Mosquitto {
@@ -142,6 +146,22 @@ impl Mosquitto {
             Ok(TcpStream::connect(address).await.ok().map(drop))
         })
         .await
+    }
+
+    /// Stops it, if it runs, and starts it with these lines of configuration in the place of its own, but for its listener
+    /// and its folder. They may begin further listeners; where they don't say `persistence true` it forgets everything.
+    ///
+    /// # Errors
+    /// When it doesn't stop or doesn't start.
+    pub async fn restart_with(&self, lines: &str) -> anyhow::Result<()> {
+        if self.process.lock().await.is_some() {
+            self.stop().await?;
+        }
+        let kept = self.config.with_file_name(FOLDER);
+        let text = format!("{}{lines}", always(self.address.port(), &kept));
+        std::fs::write(&self.config, text)
+            .with_context(|| format!("can't write {}", self.config.display()))?;
+        self.start().await
     }
 
     /// Asks it to stop; it writes down what it keeps.
@@ -178,5 +198,7 @@ impl Mosquitto {
     }
 }
 
+/// Where it saves, beside its configuration.
+const FOLDER: &str = "mosquitto";
 const NOT_INSTALLED: &str = "mosquitto isn't installed: apt-get install mosquitto";
 const NOT_RUNNING: &str = "mosquitto doesn't run";

@@ -15,6 +15,8 @@ const STEP: i64 = 250;
 const DEVICES: u64 = 5;
 /// Messages on the way to the broker at a time.
 const IN_FLIGHT: u16 = 50;
+/// Bytes of the largest message.
+const LARGEST: usize = 64 << 20;
 /// After so long without an acknowledgement, what the broker has lost is published again.
 const LOST_AFTER: Duration = Duration::from_secs(4);
 
@@ -41,6 +43,13 @@ pub fn padded(number: u64, letters: usize) -> Message {
     (topic, payload)
 }
 
+/// The message with this number, without a time of its own.
+#[must_use]
+pub fn timeless(number: u64) -> Message {
+    let payload = format!(r#"{{"value":{}.5,"n":{number}}}"#, number % 100);
+    (format!("plain/device-{}/temperature", number % DEVICES), payload.into_bytes())
+}
+
 /// The number of a message; `None` for one that isn't ours.
 #[must_use]
 pub fn number_of(_topic: &str, payload: &[u8]) -> Option<u64> {
@@ -55,10 +64,23 @@ pub async fn publish(
     broker: SocketAddr,
     messages: impl Iterator<Item = Message> + Send,
 ) -> anyhow::Result<()> {
+    publish_as(broker, QoS::AtLeastOnce, false, messages).await
+}
+
+/// The same at another quality of service, or retained. At QoS 0 it returns when each is written to the connection.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_as(
+    broker: SocketAddr,
+    qos: QoS,
+    retain: bool,
+    messages: impl Iterator<Item = Message> + Send,
+) -> anyhow::Result<()> {
     // A name of its own: two publishers of one test must not throw each other out.
     let name = format!("publisher-{:016x}", fastrand::u64(..));
     let mut options = MqttOptions::new(name, broker.ip().to_string(), broker.port());
-    options.set_inflight(IN_FLIGHT);
+    options.set_inflight(IN_FLIGHT).set_max_packet_size(LARGEST, LARGEST);
     let (client, mut events) = AsyncClient::new(options, usize::from(IN_FLIGHT) * 4);
     let mut network = rumqttc::NetworkOptions::new();
     network.set_tcp_nodelay(true);
@@ -67,7 +89,7 @@ pub async fn publish(
     let (mut given, mut taken) = (0_u64, 0_u64);
     loop {
         while let Some((topic, payload)) = messages.peek() {
-            if client.try_publish(topic, QoS::AtLeastOnce, false, payload.clone()).is_err() {
+            if client.try_publish(topic, qos, retain, payload.clone()).is_err() {
                 break; // the queue is full
             }
             messages.next();
@@ -76,11 +98,12 @@ pub async fn publish(
         if taken == given && messages.peek().is_none() {
             break;
         }
-        if let Event::Incoming(Packet::PubAck(_)) =
-            events.poll().await.context("the publisher's connection")?
-        {
-            taken += 1;
-        }
+        let event = events.poll().await.context("the publisher's connection")?;
+        taken += u64::from(match event {
+            Event::Incoming(Packet::PubAck(_)) => true,
+            Event::Outgoing(Outgoing::Publish(_)) => qos == QoS::AtMostOnce,
+            _ => false,
+        });
     }
     client.try_disconnect()?;
     while !matches!(events.poll().await, Err(_) | Ok(Event::Outgoing(Outgoing::Disconnect))) {}
