@@ -380,7 +380,7 @@ impl<B: Bucket> Deliverer<B> {
                     let why = format!("{reason}: {detail}");
                     self.shared.buffer.run(move |b| b.quarantine(epoch, number, &why)).await??;
                 }
-                ReceiptAction::Fork { epoch, number, why } => {
+                ReceiptAction::Fork { epoch, number, taken, why } => {
                     error!(%epoch, number, "{why}");
                     self.shared.live().notices.insert("fork", why.clone());
                     let reason = why.clone();
@@ -388,7 +388,9 @@ impl<B: Bucket> Deliverer<B> {
                         .shared
                         .buffer
                         .run(move |b| {
-                            if b.epoch() == epoch {
+                            if let Some(number) = taken {
+                                b.supersede(epoch, number, &reason, now).map(|_| true)
+                            } else if b.epoch() == epoch {
                                 b.new_epoch(&reason, now).map(|_| true)
                             } else {
                                 Ok(false)

@@ -41,7 +41,7 @@ pub use report::report;
 pub use sealing::Sealer;
 pub use shared::{Live, Shared, StartAgain};
 
-use crate::buffer::{Buffer, BufferThread, Faults, NoFaults, OpenError, OpenEvent, OpenSettings};
+use crate::buffer::{Buffer, BufferThread, Dictionary, Faults, NoFaults, OpenError, OpenEvent, OpenSettings};
 use crate::config::{Config, load};
 use crate::ingest::mqtt::{self, EventReceiver, Handle, QUEUE_BYTES, QUEUE_EVENTS, queue};
 use crate::ingest::redelivery;
@@ -233,7 +233,6 @@ pub async fn open(
     };
     let opened = offload(move || Buffer::open(&settings)).await.context("opening the buffer")??;
     let past_in_doubt = note_events(&opened.events, live);
-    let ordinal = opened.buffer.ordinal();
     let dictionary = opened.buffer.dictionary();
     let buffer = (seams.buffer)(opened.buffer)?;
     if let Some(newest) = buffer.run(|b| b.newest()).await?? {
@@ -266,23 +265,8 @@ pub async fn open(
         }
     }
 
-    let mut windows = Windows::new(&config.windows, ordinal);
-    let (now, names) = (clock.now(), Arc::clone(&dictionary));
-    let windows = buffer
-        .run(move |b| -> anyhow::Result<Windows> {
-            decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
-            // What is beyond correction must be known before the first late reading: its decisions may be forgotten, and
-            // it would be emitted as if for the first time.
-            windows.due(now, false);
-            let lookup = |key| names.get(key);
-            b.scan_after(0, |span, rows| {
-                if windows.must_observe_again(span) {
-                    windows.observe(rows, &lookup, now);
-                }
-            })?;
-            Ok(windows)
-        })
-        .await??;
+    let (now, names, of) = (clock.now(), Arc::clone(&dictionary), Arc::clone(config));
+    let windows = buffer.run(move |b| windows_of(b, &of, &names, now)).await??;
     let shared = Shared::new(
         Arc::clone(config),
         buffer,
@@ -293,6 +277,27 @@ pub async fn open(
         Arc::clone(clock),
     );
     Ok((shared, stage))
+}
+
+/// The window stage as the buffer's decisions and readings have it: at the start, and when rows moved to other seqs.
+fn windows_of(
+    b: &mut Buffer,
+    config: &Config,
+    names: &Dictionary,
+    now: Timestamp,
+) -> anyhow::Result<Windows> {
+    let mut windows = Windows::new(&config.windows, b.ordinal());
+    decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
+    // What is beyond correction must be known before the first late reading: its decisions may be forgotten, and it would
+    // be emitted as if for the first time.
+    windows.due(now, false);
+    let lookup = |key| names.get(key);
+    b.scan_after(0, |span, rows| {
+        if windows.must_observe_again(span) {
+            windows.observe(rows, &lookup, now);
+        }
+    })?;
+    Ok(windows)
 }
 
 /// How many messages all brokers may have on the way to us: so many come again at the worst.

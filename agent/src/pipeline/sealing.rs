@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
@@ -15,8 +15,8 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
-use super::decoded;
 use super::shared::{Shared, StartAgain};
+use super::{decoded, windows_of};
 use crate::buffer::{
     Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
     SeriesEntry,
@@ -102,8 +102,19 @@ impl Sealer {
                 Found::InFolder(bytes) => self.adopt(item, bytes).await?,
             }
         }
-        let now = self.shared.now();
-        self.shared.buffer.run(move |b| b.finish_readback(now)).await??;
+        let (now, config) = (self.shared.now(), Arc::clone(&self.shared.config));
+        let (names, windows) = (Arc::clone(&self.shared.dictionary), self.shared.window_stage());
+        self.shared
+            .buffer
+            .run(move |b| -> anyhow::Result<()> {
+                b.finish_readback(now)?;
+                // What was read back may hold decisions, and what was left over has other seqs now. In one go with the
+                // buffer, so that no commit comes between.
+                let again = windows_of(b, &config, &names, now)?;
+                windows.lock().unwrap_or_else(PoisonError::into_inner).replace(again);
+                Ok(())
+            })
+            .await??;
         info!("read back: what the lease and the database know of segments agrees again");
         Ok(true)
     }

@@ -27,7 +27,7 @@ pub struct Shared {
     /// The buffer's dictionary of series.
     pub dictionary: Arc<Dictionary>,
     /// The window stage.
-    windows: Mutex<Windows>,
+    windows: Arc<Mutex<Windows>>,
     /// What only the running agent knows.
     live: Arc<Mutex<Live>>,
     /// The newest status; also what the local endpoint shows.
@@ -88,7 +88,7 @@ impl Shared {
             config,
             buffer,
             dictionary,
-            windows: Mutex::new(windows),
+            windows: Arc::new(Mutex::new(windows)),
             live,
             status,
             clock,
@@ -100,6 +100,11 @@ impl Shared {
     /// The window stage, for as long as the guard lives. Never held over an await.
     pub fn windows(&self) -> MutexGuard<'_, Windows> {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The window stage for work on the buffer's thread, which must not hold on to that thread itself.
+    pub fn window_stage(&self) -> Arc<Mutex<Windows>> {
+        Arc::clone(&self.windows)
     }
 
     /// What only the running agent knows. Never held over an await.

@@ -1,6 +1,7 @@
 //! What the loops promise over a real buffer and a bucket in memory: nothing let go too early, nothing stuck for ever.
 
 mod clock;
+mod readback;
 mod stories;
 
 use std::io;

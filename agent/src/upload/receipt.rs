@@ -91,6 +91,9 @@ pub enum ReceiptAction {
         epoch: Epoch,
         /// The number that shows it.
         number: u64,
+        /// The segment of ours that can never be registered, because another one is under its number: its rows have to
+        /// go under another epoch.
+        taken: Option<Number>,
         /// In words, for the operator.
         why: String,
     },
@@ -169,7 +172,10 @@ fn one_epoch(
     let own = |number: u64| entries.iter().find(|e| e.number.get() == number);
     if let Some((number, why)) = forked(epoch, said, facts, entries, memory) {
         memory.forked.insert(epoch, why.clone());
-        actions.push(ReceiptAction::Fork { epoch, number, why });
+        let other = |e: &&&Entry| said.highest.is_some_and(|h| h.number == e.number && h.digest != e.digest);
+        let taken =
+            entries.iter().filter(other).find(|e| e.state.may_become(&superseded())).map(|e| e.number);
+        actions.push(ReceiptAction::Fork { epoch, number, taken, why });
         return;
     }
     // A fork was proved once; that a later receipt doesn't show it proves nothing.
@@ -219,6 +225,10 @@ fn one_epoch(
             actions.push(ReceiptAction::LookFirst { epoch, number });
         }
     }
+}
+
+const fn superseded() -> Progress {
+    Progress::Superseded { reason: String::new() }
 }
 
 /// Looks for what only a copy of this buffer can have caused. Gives the number that shows it, and the reason.

@@ -220,6 +220,11 @@ impl Windows {
         self
     }
 
+    /// Goes on with what was read anew from the journal; what was counted since the start stays counted.
+    pub fn replace(&mut self, again: Self) {
+        *self = Self { too_late: self.too_late.max(again.too_late), ..again };
+    }
+
     /// Takes back decisions of before a restart, in the order of their seals, before the first
     /// [`Windows::observe`].
     pub fn restore(&mut self, decided: &Decided) {

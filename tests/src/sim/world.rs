@@ -364,7 +364,8 @@ impl World {
             return Some("events wait for the intake".into());
         }
         let Some(shared) = self.agent.shared() else { return Some("the agent doesn't run".into()) };
-        let looked = finish(shared.buffer.run(|b: &mut Buffer| -> anyhow::Result<Option<String>> {
+        let forked = self.oracle.surgery && shared.live().receipt.forked;
+        let looked = finish(shared.buffer.run(move |b: &mut Buffer| -> anyhow::Result<Option<String>> {
             let stats = b.stats()?;
             if stats.pending_readback > 0 {
                 return Ok(Some(format!("{} segments wait to be read back", stats.pending_readback)));
@@ -377,9 +378,13 @@ impl World {
                 return Ok(Some(format!("{side} rows of other tables wait to be sealed")));
             }
             let entries = b.entries()?;
-            let open = entries
-                .iter()
-                .find(|e| !matches!(e.state, Progress::Quarantined { .. } | Progress::Superseded { .. }));
+            let current = b.epoch();
+            let open = entries.iter().find(|e| match e.state {
+                Progress::Quarantined { .. } | Progress::Superseded { .. } => false,
+                // Kept until a person decides.
+                Progress::Delivered { .. } => !(forked && e.epoch != current),
+                Progress::Sealed | Progress::Uploading { .. } | Progress::Held { .. } => true,
+            });
             Ok(open.map(|e| format!("segment {} is {}", e.key.file_name(), e.state.name())))
         }));
         match looked {

@@ -181,6 +181,25 @@ fn what_only_a_copy_of_this_buffer_can_have_caused_is_a_fork_and_releases_nothin
 }
 
 #[test]
+fn of_a_fork_only_the_segment_whose_number_another_digest_has_is_to_go_again() {
+    let mut other = said([1, 2], Some(2));
+    other.highest = Some(Link { number: number(2), digest: digest(99) });
+    let taken = |state: Progress| {
+        let entries = [entry(1, DELIVERED), entry(2, state)];
+        match take(&receipt(1, other.clone()), &Memory::default(), &entries, &facts(2)).actions[..] {
+            [ReceiptAction::Fork { taken, .. }] => taken,
+            ref actions => panic!("{actions:?}"),
+        }
+    };
+    assert_eq!(taken(DELIVERED), Some(number(2)));
+    assert_eq!(taken(Progress::Sealed), Some(number(2)));
+    assert_eq!(taken(Progress::Superseded { reason: "before".into() }), None, "once is enough");
+    let entries = [entry(1, DELIVERED), entry(2, DELIVERED)];
+    let above = take(&receipt(1, said([1, 2, 3], Some(3))), &Memory::default(), &entries, &facts(2));
+    assert!(matches!(above.actions[..], [ReceiptAction::Fork { taken: None, .. }]), "{:?}", above.actions);
+}
+
+#[test]
 fn a_fork_of_one_epoch_does_not_hold_another() {
     let other = Epoch(8);
     let entries = [entry(1, DELIVERED), Entry { epoch: other, ..entry(1, DELIVERED) }];
