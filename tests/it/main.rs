@@ -19,5 +19,6 @@ mod multipart;
 mod commands;
 mod decoders;
 mod deleted;
+mod buffers;
 mod recovery;
 mod house_rules;

@@ -96,7 +96,7 @@ impl Record {
             }
             let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
             let mut line = Vec::new();
-            if !fs::read(&self.path)?.ends_with(b"\n") {
+            if fs::read(&self.path)?.last().is_some_and(|last| *last != b'\n') {
                 line.push(b'\n'); // a kill cut the last one short
             }
             serde_json::to_writer(&mut line, &entry)?;
