@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -369,7 +369,7 @@ enum Link {
 
 impl Link {
     fn open(settings: &Settings, version: MqttVersion, window: u16) -> Result<Self, MqttError> {
-        let credentials = Credentials::load(&settings.connection)?;
+        let credentials = Credentials::load_by(&settings.connection, Arc::clone(&settings.clock))?;
         Ok(match version {
             MqttVersion::V311 => Self::V4(v4::Link::open(settings, credentials)),
             MqttVersion::V5 => Self::V5(v5::Link::open(settings, credentials, window)),
@@ -673,7 +673,14 @@ struct Credentials {
 }
 
 impl Credentials {
+    /// With the machine's clock.
     fn load(broker: &Broker) -> Result<Self, MqttError> {
+        let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+        let clock = move || Timestamp(SystemTime::UNIX_EPOCH.elapsed().map(micros).unwrap_or(0));
+        Self::load_by(broker, Arc::new(clock))
+    }
+
+    fn load_by(broker: &Broker, clock: Clock) -> Result<Self, MqttError> {
         let password = match &broker.password_file {
             None => String::new(),
             Some(path) => {
@@ -686,7 +693,7 @@ impl Credentials {
                 read.map_err(wrong)?.trim_end_matches(['\r', '\n']).to_owned()
             }
         };
-        let tls = if broker.tls { Some(tls::client_config(broker)?) } else { None };
+        let tls = if broker.tls { Some(tls::client_config(broker, clock)?) } else { None };
         Ok(Self { login: broker.username.clone().map(|name| (name, password)), tls })
     }
 }

@@ -1,18 +1,39 @@
 //! TLS towards a broker: what to trust, and who we are.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::MqttError;
+use super::{Clock, MqttError};
+use crate::clock::BUILT;
 use crate::config::Broker;
 
+/// The time by which certificates are judged: the agent's, and never one from before it was built. A gateway that starts
+/// in 1970 would find every certificate not valid yet; the agent's clock shows at least the newest time ever seen.
+struct AgentTime(Clock);
+
+impl fmt::Debug for AgentTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AgentTime")
+    }
+}
+
+impl TimeProvider for AgentTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let micros = (self.0)().max(BUILT).micros();
+        u64::try_from(micros).ok().map(|micros| UnixTime::since_unix_epoch(Duration::from_micros(micros)))
+    }
+}
+
 /// The client's configuration for `broker`: its `ca_file`, else the system's certificates; a client certificate where
-/// one is set.
-pub(super) fn client_config(broker: &Broker) -> Result<Arc<ClientConfig>, MqttError> {
+/// one is set. `clock` says by what time certificates are valid.
+pub(super) fn client_config(broker: &Broker, clock: Clock) -> Result<Arc<ClientConfig>, MqttError> {
     let mut roots = RootCertStore::empty();
     match &broker.ca_file {
         Some(path) => {
@@ -31,7 +52,7 @@ pub(super) fn client_config(broker: &Broker) -> Result<Arc<ClientConfig>, MqttEr
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_details(provider, Arc::new(AgentTime(clock)))
         .with_safe_default_protocol_versions()
         .map_err(|e| MqttError::Tls(e.to_string()))?
         .with_root_certificates(roots);
@@ -60,4 +81,23 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
 
 fn file(what: &'static str, path: &Path, error: String) -> MqttError {
     MqttError::File { what, path: path.into(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use tributary_contract::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn certificates_are_judged_by_the_agents_time_and_never_by_one_before_it_was_built() {
+        let seconds = |at: i64| {
+            let clock = AgentTime(Arc::new(move || Timestamp(at)));
+            clock.current_time().map(|time| time.as_secs())
+        };
+        let built = BUILT.micros() as u64 / 1_000_000;
+        assert_eq!(seconds(0), Some(built), "a start in 1970");
+        assert_eq!(seconds(i64::MIN), Some(built));
+        assert_eq!(seconds(BUILT.micros() + 90_000_000), Some(built + 90));
+    }
 }
