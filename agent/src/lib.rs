@@ -2,8 +2,8 @@
 //!
 //! The modules stand in the order in which a reading passes them; an import may only point back up this list:
 //! a reading is taken in (`ingest`), made durable (`buffer`), folded into windows (`window`), sealed into a segment
-//! (`segment`) and delivered (`upload`); `status` says how that goes, and `pipeline` is the only place that calls
-//! one stage after the other. `command` holds the commands beside `run`, `check` and `status`.
+//! (`segment`) and delivered (`upload`); `status` says how that goes, `tools` lets people look into the buffer, and
+//! `pipeline` is the only place that calls one stage after the other. `command` holds further commands.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,6 @@ pub mod segment;
 pub mod upload;
 pub mod status;
 pub mod telemetry;
-pub mod check;
+pub mod tools;
 pub mod pipeline;
 pub mod command;

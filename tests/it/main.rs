@@ -17,6 +17,7 @@ mod storm;
 mod bucket_faults;
 mod multipart;
 mod commands;
+mod tools;
 mod decoders;
 mod deleted;
 mod buffers;

@@ -32,6 +32,8 @@ pub struct NewBatch {
     pub memory: Vec<u8>,
     /// Gaps to record.
     pub gaps: Vec<GapRow>,
+    /// Settings to keep with it.
+    pub settings: Vec<(&'static str, Vec<u8>)>,
     /// Wall clock.
     pub committed_at: Timestamp,
 }
@@ -371,7 +373,8 @@ impl Buffer {
             return Err(BufferError::UnknownSource(r.source, sources.len()));
         }
         let Staged { series, new, rows, .. } = staged;
-        if rows.is_empty() && rejected.is_empty() && batch.gaps.is_empty() && batch.messages.received == 0 {
+        let nothing = batch.gaps.is_empty() && batch.settings.is_empty() && batch.messages.received == 0;
+        if rows.is_empty() && rejected.is_empty() && nothing {
             return Ok(Appended { batch: None, rows, new_series: new, refused });
         }
         let mut books = self.current.books.clone();
@@ -396,6 +399,7 @@ impl Buffer {
             stored.insert(tx)?;
             series.values().try_for_each(|entry| save_series(tx, entry, ordinal))?;
             batch.gaps.iter().try_for_each(|gap| super::rejects::save_gap(tx, gap))?;
+            batch.settings.iter().try_for_each(|(key, value)| super::keep(tx, key, value))?;
             for reject in &rejected {
                 if let Some(source) = sources.get(reject.source) {
                     folding.save(tx, reject, source)?;

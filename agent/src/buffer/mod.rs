@@ -39,7 +39,9 @@ mod outbox;
 mod migrate;
 mod pages;
 mod readback;
+pub mod reader;
 mod rejects;
+mod retry;
 pub mod row;
 mod salvage;
 mod seal;
@@ -76,6 +78,7 @@ pub use faults::{Faults, NoFaults};
 pub use journal::{Appended, NewBatch, SourceFacts};
 pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
+pub use retry::{Retry, RetryOutcome};
 pub use row::{BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 pub use seal::{Contents, KeptDecisions, Picked, Sealing, Taken};
 pub use stamp::MoveMemory;
@@ -237,14 +240,7 @@ impl Buffer {
 
     /// Keeps a small fact under `key`, durably.
     pub fn set_setting(&mut self, key: &str, value: &[u8]) -> Result<(), BufferError> {
-        self.guarded(|b| {
-            b.transact(["setting: before", "setting: after"], |tx| {
-                let sql = "INSERT INTO setting (key, value) VALUES (?1, ?2)
-                           ON CONFLICT (key) DO UPDATE SET value = ?2 WHERE value <> ?2";
-                tx.prepare_cached(sql)?.execute(params![key, value])?;
-                Ok(())
-            })
-        })
+        self.guarded(|b| b.transact(["setting: before", "setting: after"], |tx| keep(tx, key, value)))
     }
 
     /// Runs one operation; what fails halfway makes the buffer refuse everything afterwards.
@@ -284,6 +280,13 @@ impl Buffer {
         let mut all = self.older.values().chain([&self.current]);
         all.find(|b| b.epoch == epoch).map(|b| b.ordinal)
     }
+}
+
+fn keep(tx: &Connection, key: &str, value: &[u8]) -> Result<(), BufferError> {
+    let sql = "INSERT INTO setting (key, value) VALUES (?1, ?2)
+               ON CONFLICT (key) DO UPDATE SET value = ?2 WHERE value <> ?2";
+    tx.prepare_cached(sql)?.execute(params![key, value])?;
+    Ok(())
 }
 
 /// SQLite's integers are signed; what we count stays below 2^63.

@@ -590,7 +590,7 @@ pub(super) fn read_epoch(r: &rusqlite::Row<'_>) -> Result<EpochBook, BufferError
 }
 
 /// All epochs by ordinal; the counters of the newest as of its newest batch.
-fn load_epochs(sql: &Connection) -> Result<BTreeMap<u32, EpochBook>, BufferError> {
+pub(super) fn load_epochs(sql: &Connection) -> Result<BTreeMap<u32, EpochBook>, BufferError> {
     let mut epochs = BTreeMap::new();
     let mut select = sql.prepare(&format!("SELECT {EPOCH_COLUMNS} FROM epoch"))?;
     let mut found = select.query([])?;

@@ -4,6 +4,7 @@ mod damage;
 mod damages;
 mod model;
 mod promises;
+mod reading;
 mod versions;
 mod walk;
 

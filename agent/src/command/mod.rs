@@ -1,6 +1,8 @@
-//! Commands beside `run`, `check` and `status`: what each prints, apart from who prints it.
+//! Commands beside `run`, `status` and the tools: what each prints, apart from who prints it.
 
+pub mod check;
 pub mod decode;
+pub mod retry;
 pub mod topics;
 
 /// What a command has to say.

@@ -36,6 +36,7 @@ mod protocol;
 mod queue;
 mod rate;
 mod tls;
+pub mod trial;
 mod v4;
 mod v5;
 #[cfg(test)]

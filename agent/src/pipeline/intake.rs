@@ -21,7 +21,7 @@ use super::clock::until;
 use super::shared::Shared;
 use crate::buffer::{Appended, Buffer, GapRow, NewBatch, SourceFacts};
 use crate::clock::{Moment, Step, Watch, after_step};
-use crate::config::{HOUR, MqttVersion, SECOND};
+use crate::config::{Config, HOUR, MqttVersion, SECOND};
 use crate::ingest::Ack;
 use crate::ingest::collect::Due;
 use crate::ingest::decode::Outgoing;
@@ -79,14 +79,7 @@ pub struct Intake {
 impl Intake {
     /// An intake for connections that are being made.
     pub fn new(shared: Arc<Shared>, stage: Stage, handles: Vec<Handle>) -> Self {
-        let (limit, device_limit) = (shared.config.limits.series, shared.config.limits.device_series);
-        let facts = |s: &crate::config::Source| SourceFacts {
-            name: s.name.clone(),
-            namespace: s.namespace.clone(),
-            max_series: limit,
-            max_device_series: device_limit,
-        };
-        let sources = Arc::new(shared.config.sources.iter().map(facts).collect());
+        let sources = Arc::new(facts_of(&shared.config));
         let windows = vec![0; handles.len()];
         let moment = shared.clock.moment();
         Self {
@@ -203,6 +196,7 @@ impl Intake {
             self.moment = now;
         }
         self.stage.clock_is(now.synced);
+        self.shared.live().clock_synced = now.synced;
         self.stamp(now).await
     }
 
@@ -362,6 +356,7 @@ impl Intake {
             redelivered,
             memory: redelivery::encode(&memory),
             gaps,
+            settings: Vec::new(),
             committed_at: now,
         };
         let (shared, sources) = (Arc::clone(&self.shared), Arc::clone(&self.sources));
@@ -436,6 +431,17 @@ impl Intake {
             tracing::debug!(topic = %rejected.topic.escape_debug(), reason = %rejected.reason, "rejected");
         }
     }
+}
+
+/// What the buffer must know of each source.
+pub fn facts_of(config: &Config) -> Vec<SourceFacts> {
+    let facts = |s: &crate::config::Source| SourceFacts {
+        name: s.name.clone(),
+        namespace: s.namespace.clone(),
+        max_series: config.limits.series,
+        max_device_series: config.limits.device_series,
+    };
+    config.sources.iter().map(facts).collect()
 }
 
 /// The setting that keeps what the decoder of a source remembers.

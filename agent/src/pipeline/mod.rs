@@ -15,7 +15,9 @@ mod counters;
 mod delivery;
 mod intake;
 mod report;
+pub mod retry;
 mod sealing;
+mod tools;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -163,6 +165,7 @@ async fn one_life(
     let sealing = spawn("sealing", &end, seal_loop(Arc::clone(&shared), Arc::clone(&bucket), end.clone()));
     let delivery = spawn("delivery", &end, deliver_loop(Arc::clone(&shared), bucket, end.clone()));
     let reporting = spawn("report", &end, report_loop(Arc::clone(&shared), end.clone()));
+    let asked = spawn("tools", &end, tools::answer_loop(Arc::clone(&shared), end.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     end.cancelled().await;
     if stop.is_cancelled() {
@@ -170,9 +173,13 @@ async fn one_life(
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
     }
     let mut failure = None;
-    for (name, task) in
-        [("intake", intake), ("sealing", sealing), ("delivery", delivery), ("report", reporting)]
-    {
+    for (name, task) in [
+        ("intake", intake),
+        ("sealing", sealing),
+        ("delivery", delivery),
+        ("report", reporting),
+        ("tools", asked),
+    ] {
         match finish(name, task).await {
             Ok(()) => {}
             // A new epoch is the reason even where another loop stumbled over it.
@@ -493,7 +500,7 @@ fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 /// What tells this machine from others; the buffer adds the inode of its file.
-fn fingerprint() -> String {
+pub fn fingerprint() -> String {
     let of = |fact: Option<String>| fact.unwrap_or_else(|| "unknown".into());
     format!("{} {}", of(load::machine_id()), of(load::board_serial()))
 }

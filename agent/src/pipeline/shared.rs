@@ -55,6 +55,8 @@ pub struct Live {
     pub link: LinkStatus,
     /// The last receipt.
     pub receipt: ReceiptStatus,
+    /// Whether the clock could be believed when intake last looked at it.
+    pub clock_synced: bool,
     /// Why nothing is taken in now.
     pub intake_stopped: Option<String>,
     /// What this start found lost.

@@ -123,12 +123,9 @@ impl World {
         };
         let batch = NewBatch {
             accepted: vec![Accepted { source: 0, received_at: now, readings: vec![reading] }],
-            rejected: Vec::new(),
             messages: MessageCounters { received: 1, accepted: 1, ..Default::default() },
-            redelivered: [0; 2],
-            memory: Vec::new(),
-            gaps: Vec::new(),
             committed_at: now,
+            ..Default::default()
         };
         let sources = Arc::clone(&self.sources);
         let appended = shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();

@@ -24,6 +24,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use sha2::Digest as _;
 use tributary_contract::digest::Digest;
+use tributary_contract::time::Timestamp;
 
 use self::describe::{chain, describe};
 use self::movement::{Movement, Moving, Stalled};
@@ -92,6 +93,16 @@ impl S3Bucket {
     pub fn with_stall_limit(mut self, stall: Duration) -> Self {
         self.stall = stall;
         self
+    }
+
+    /// The store's clock, whole seconds, by the head of its answer about something that isn't there; none where it doesn't
+    /// say.
+    pub async fn date(&self, near: &str) -> Option<Timestamp> {
+        let absent = format!("{near}.{:016x}", fastrand::u64(..));
+        let refused = self.client.head_object().bucket(&self.name).key(absent).send().await.err()?;
+        let date = refused.raw_response()?.headers().get("date")?;
+        let parsed = jiff::fmt::rfc2822::parse(date).ok()?;
+        Some(Timestamp(parsed.timestamp().as_microsecond()))
     }
 
     /// Waits for one SDK call as long as it moves, and describes its failure.

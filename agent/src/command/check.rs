@@ -1,20 +1,21 @@
-//! Edge: tries what the configuration names (folder, broker, bucket) without changing anything there.
+//! Edge: tries what the configuration names: brokers, folder, bucket, clock. All it leaves behind is this gateway's status
+//! object, where the bucket had none.
+
+mod brokers;
+mod bucket;
+mod disk;
 
 use std::fmt;
-use std::time::Duration;
 
-use tributary_contract::id::GatewayId;
+use serde_json::json;
 use tributary_contract::time::Timestamp;
+
+use crate::clock::Moment;
 
 use crate::config::Config;
 use crate::ingest::decode::{Decoders, DecodersError, sample};
 use crate::ingest::topic::{TopicTemplate, overlaps};
-use crate::upload::bucket::Bucket;
-use crate::upload::classify::{Outcome, classify};
-use crate::upload::s3::S3Bucket;
-
-/// How long one thing may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+use crate::pipeline::{Clock as _, SystemClock};
 
 /// What one trial gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// For programs.
+    pub fn json(&self) -> serde_json::Value {
+        let (word, text) = match self {
+            Finding::Good(text) => ("ok", text),
+            Finding::Note(text) => ("warn", text),
+            Finding::Bad(text) => ("fail", text),
+        };
+        json!({"result": word, "text": text})
+    }
+
     /// Whether the agent couldn't do its work with this.
     pub const fn is_failure(&self) -> bool {
         matches!(self, Finding::Bad(_))
@@ -38,7 +49,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Good(text) => write!(f, "ok    {text}"),
-            Finding::Note(text) => write!(f, "note  {text}"),
+            Finding::Note(text) => write!(f, "warn  {text}"),
             Finding::Bad(text) => write!(f, "FAIL  {text}"),
         }
     }
@@ -48,11 +59,11 @@ impl fmt::Display for Finding {
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = topics(config);
     findings.extend(samples(config, now()));
-    findings.push(folder(config));
-    for broker in &config.brokers {
-        findings.push(reach(&broker.host, broker.port).await);
-    }
-    findings.push(bucket(config, &config.gateway).await);
+    findings.extend(disk::disk(config));
+    let (brokers, bucket) = tokio::join!(brokers::brokers(config), bucket::bucket(config, now));
+    findings.extend(brokers);
+    findings.extend(bucket);
+    findings.push(clock(&SystemClock::default().moment()));
     findings
 }
 
@@ -114,48 +125,16 @@ fn samples(config: &Config, now: Timestamp) -> Vec<Finding> {
     findings
 }
 
-fn folder(config: &Config) -> Finding {
-    let dir = &config.state_dir;
-    let shown = dir.display();
-    match std::fs::metadata(dir) {
-        Ok(meta) if !meta.is_dir() => Finding::Bad(format!("state_dir {shown} is no folder; name another")),
-        Ok(meta) if meta.permissions().readonly() => {
-            Finding::Bad(format!("state_dir {shown} can't be written; change its owner or mode"))
-        }
-        Ok(_) => Finding::Good(format!("state_dir {shown} is there")),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Finding::Note(format!("state_dir {shown} isn't there yet; the agent makes it at its first start"))
-        }
-        Err(e) => Finding::Bad(format!("state_dir {shown}: {e}")),
+/// Whether the clock can be believed.
+fn clock(moment: &Moment) -> Finding {
+    if moment.synced {
+        return Finding::Good("clock: nothing says that it isn't synchronised".into());
     }
-}
-
-async fn reach(host: &str, port: u16) -> Finding {
-    match tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect((host, port))).await {
-        Ok(Ok(_)) => Finding::Good(format!("broker {host}:{port} takes connections")),
-        Ok(Err(e)) => {
-            Finding::Bad(format!("broker {host}:{port}: {e}; is it running, and is the port right?"))
-        }
-        Err(_) => Finding::Bad(format!("broker {host}:{port} doesn't answer; is a firewall between?")),
-    }
-}
-
-/// Asks for the gateway's receipt: reading it needs the same address, credentials and clock as all else.
-async fn bucket(config: &Config, gateway: &GatewayId) -> Finding {
-    let name = format!("bucket s3://{}/{}", config.bucket.name, config.bucket.prefix.as_str());
-    let store = match S3Bucket::new(&config.bucket).await {
-        Ok(store) => store,
-        Err(e) => return Finding::Bad(format!("{name}: {e}")),
-    };
-    let key = config.bucket.prefix.receipt(gateway);
-    match tokio::time::timeout(PATIENCE, store.get(&key, None, 1 << 20)).await {
-        Ok(Ok(_)) => Finding::Good(format!("{name} answers, and holds a receipt for this gateway")),
-        Ok(Err(answer)) if classify(&answer) == Outcome::Absent => {
-            Finding::Good(format!("{name} answers; it holds no receipt for this gateway yet"))
-        }
-        Ok(Err(answer)) => Finding::Bad(format!("{name}: {answer}")),
-        Err(_) => Finding::Bad(format!("{name} doesn't answer; is the endpoint right?")),
-    }
+    Finding::Note(
+        "clock: it isn't synchronised: what has no time of its own waits for it, an hour at most; is a time service \
+         running, and does it reach its servers?"
+            .into(),
+    )
 }
 
 #[cfg(test)]
