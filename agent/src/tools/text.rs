@@ -74,7 +74,7 @@ mod tests {
         let mut table = Table::new(&["device", ">readings"]);
         table.row(vec!["pümp\u{1b}[2J".into(), "7".into()]);
         table.row(vec!["a".into(), "12345678901".into()]);
-        let expected = "device        readings\npümp\u{fffd}[2J            7\na          12345678901\n";
+        let expected = "device       readings\npümp\u{fffd}[2J            7\na         12345678901\n";
         assert_eq!(table.render(), expected);
     }
 }

@@ -3,19 +3,21 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
+use tributary_contract::time::Timestamp;
 
 use super::{Clock, MqttError};
 use crate::clock::BUILT;
 use crate::config::Broker;
 
-/// The time by which certificates are judged: the agent's, and never one from before it was built. A gateway that starts
-/// in 1970 would find every certificate not valid yet; the agent's clock shows at least the newest time ever seen.
+/// The time by which certificates are judged: the greatest of the system's, the agent's, and when it was built. A gateway
+/// that starts in 1970 would find every certificate not valid yet; the agent's clock shows at least the newest time ever
+/// seen.
 struct AgentTime(Clock);
 
 impl fmt::Debug for AgentTime {
@@ -26,9 +28,14 @@ impl fmt::Debug for AgentTime {
 
 impl TimeProvider for AgentTime {
     fn current_time(&self) -> Option<UnixTime> {
-        let micros = (self.0)().max(BUILT).micros();
-        u64::try_from(micros).ok().map(|micros| UnixTime::since_unix_epoch(Duration::from_micros(micros)))
+        let system = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Some(UnixTime::since_unix_epoch(greatest(system, (self.0)())))
     }
+}
+
+/// Since the Unix epoch.
+fn greatest(system: Duration, agent: Timestamp) -> Duration {
+    system.max(Duration::from_micros(agent.max(BUILT).micros().unsigned_abs()))
 }
 
 /// The client's configuration for `broker`: its `ca_file`, else the system's certificates; a client certificate where
@@ -85,19 +92,16 @@ fn file(what: &'static str, path: &Path, error: String) -> MqttError {
 
 #[cfg(test)]
 mod tests {
-    use tributary_contract::time::Timestamp;
-
     use super::*;
 
     #[test]
-    fn certificates_are_judged_by_the_agents_time_and_never_by_one_before_it_was_built() {
-        let seconds = |at: i64| {
-            let clock = AgentTime(Arc::new(move || Timestamp(at)));
-            clock.current_time().map(|time| time.as_secs())
-        };
+    fn certificates_are_judged_by_the_greatest_time_that_is_known() {
+        let seconds =
+            |system: u64, agent: i64| greatest(Duration::from_secs(system), Timestamp(agent)).as_secs();
         let built = BUILT.micros() as u64 / 1_000_000;
-        assert_eq!(seconds(0), Some(built), "a start in 1970");
-        assert_eq!(seconds(i64::MIN), Some(built));
-        assert_eq!(seconds(BUILT.micros() + 90_000_000), Some(built + 90));
+        assert_eq!(seconds(0, 0), built, "a start in 1970");
+        assert_eq!(seconds(0, i64::MIN), built);
+        assert_eq!(seconds(0, BUILT.micros() + 90_000_000), built + 90, "what the buffer has seen");
+        assert_eq!(seconds(built + 100, 0), built + 100, "what the system says");
     }
 }
