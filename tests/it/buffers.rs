@@ -28,7 +28,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
         let target = to.join(found.file_name());
         if found.file_type()?.is_dir() {
             copy(&found.path(), &target)?;
-        } else {
+        } else if found.file_type()?.is_file() {
+            // Not the socket of an agent that was killed.
             fs::copy(found.path(), target)?;
         }
     }
