@@ -91,8 +91,8 @@ pub enum ReceiptAction {
         epoch: Epoch,
         /// The number that shows it.
         number: u64,
-        /// The segment of ours that can never be registered, because another one is under its number: its rows have to
-        /// go under another epoch.
+        /// A segment of ours that can never be registered, because another one has its number or it was set aside as a
+        /// second branch: its rows have to go under another epoch. The lowest of several.
         taken: Option<Number>,
         /// In words, for the operator.
         why: String,
@@ -172,9 +172,13 @@ fn one_epoch(
     let own = |number: u64| entries.iter().find(|e| e.number.get() == number);
     if let Some((number, why)) = forked(epoch, said, facts, entries, memory) {
         memory.forked.insert(epoch, why.clone());
-        let other = |e: &&&Entry| said.highest.is_some_and(|h| h.number == e.number && h.digest != e.digest);
-        let taken =
-            entries.iter().filter(other).find(|e| e.state.may_become(&superseded())).map(|e| e.number);
+        let other = |e: &Entry| said.highest.is_some_and(|h| h.number == e.number && h.digest != e.digest);
+        let branch = |e: &Entry| {
+            let refused = said.quarantined.get(&e.number.get());
+            refused.is_some_and(|q| q.reason == QuarantineReason::Forked)
+        };
+        let lost = |e: &&&Entry| (other(e) || branch(e)) && e.state.may_become(&superseded());
+        let taken = entries.iter().find(lost).map(|e| e.number);
         actions.push(ReceiptAction::Fork { epoch, number, taken, why });
         return;
     }

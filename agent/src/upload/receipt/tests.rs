@@ -181,7 +181,7 @@ fn what_only_a_copy_of_this_buffer_can_have_caused_is_a_fork_and_releases_nothin
 }
 
 #[test]
-fn of_a_fork_only_the_segment_whose_number_another_digest_has_is_to_go_again() {
+fn of_a_fork_only_what_can_never_be_registered_is_to_go_again() {
     let mut other = said([1, 2], Some(2));
     other.highest = Some(Link { number: number(2), digest: digest(99) });
     let taken = |state: Progress| {
@@ -195,6 +195,12 @@ fn of_a_fork_only_the_segment_whose_number_another_digest_has_is_to_go_again() {
     assert_eq!(taken(Progress::Sealed), Some(number(2)));
     assert_eq!(taken(Progress::Superseded { reason: "before".into() }), None, "once is enough");
     let entries = [entry(1, DELIVERED), entry(2, DELIVERED)];
+    let mut branch = said([1], Some(1));
+    let why = Quarantined { reason: QuarantineReason::Forked, detail: "second branch".into() };
+    branch.quarantined = BTreeMap::from([(2, why)]);
+    let aside = take(&receipt(1, branch), &Memory::default(), &entries, &facts(2));
+    let second = Some(number(2));
+    assert!(matches!(aside.actions[..], [ReceiptAction::Fork { taken, .. }] if taken == second), "{aside:?}");
     let above = take(&receipt(1, said([1, 2, 3], Some(3))), &Memory::default(), &entries, &facts(2));
     assert!(matches!(above.actions[..], [ReceiptAction::Fork { taken: None, .. }]), "{:?}", above.actions);
 }
