@@ -90,14 +90,20 @@ async fn look(world: &World, runs: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_tools_say_the_same_of_a_running_agent_and_of_a_stopped_one() -> anyhow::Result<()> {
+/// A world without bucket, whose agent has all messages in its buffer.
+async fn filled() -> anyhow::Result<(World, Process)> {
     let mut world = World::start(Mqtt::EmbeddedV5).await?;
     world.stop_bucket().await;
     let agent = world.agent()?;
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
     world.publish(1..=MESSAGES).await?;
     world.acknowledged(MESSAGES).await?;
+    Ok((world, agent))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tools_say_the_same_of_a_running_agent_and_of_a_stopped_one() -> anyhow::Result<()> {
+    let (world, agent) = filled().await?;
     world.status_when("everything is sealed", |s| s.counters.readings.sealed == MESSAGES).await?;
     look(&world, true).await?;
 
@@ -132,12 +138,7 @@ fn contents(folder: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_is_a_parquet_file_of_the_table_s_columns_and_never_half_a_file() -> anyhow::Result<()> {
-    let mut world = World::start(Mqtt::EmbeddedV5).await?;
-    world.stop_bucket().await;
-    let agent = world.agent()?;
-    world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
-    world.publish(1..=MESSAGES).await?;
-    world.acknowledged(MESSAGES).await?;
+    let (world, agent) = filled().await?;
     let file = world.path("readings.parquet");
     let name = file.display().to_string();
     let export = ["buffer", "export", "--format", "parquet", "--output", &name];
@@ -169,12 +170,7 @@ async fn an_export_is_a_parquet_file_of_the_table_s_columns_and_never_half_a_fil
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_named_by_verify_and_the_rest_is_exported() -> anyhow::Result<()> {
-    let mut world = World::start(Mqtt::EmbeddedV5).await?;
-    world.stop_bucket().await;
-    let agent = world.agent()?;
-    world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
-    world.publish(1..=MESSAGES).await?;
-    world.acknowledged(MESSAGES).await?;
+    let (world, agent) = filled().await?;
     world.status_when("everything is sealed", |s| s.counters.readings.sealed == MESSAGES).await?;
     agent.stop().await?;
 

@@ -17,7 +17,7 @@ use super::journal::{Mark, Stored, load_batch};
 use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
-use super::row::{GapRow, Row, SeriesEntry};
+use super::row::{GapRow, Row, SeriesEntry, value_type};
 use super::sums::{self, Part};
 use super::{Buffer, EpochBook, rejects, stamp, uint};
 use crate::clock::Moment;
@@ -393,7 +393,6 @@ pub(super) fn read_series_row(r: &rusqlite::Row<'_>) -> Result<StoredSeries, Buf
     sums::verify("series", r, 12, &all)?;
     let tags: Tags = serde_json::from_str(&tags).map_err(|_| super::corrupt("tags")(tags))?;
     let kind: String = r.get(7)?;
-    let kinds = ["double", "long", "boolean", "string", "mixed"];
     let entry = SeriesEntry {
         key: r.get(0)?,
         id: SeriesId::of(&device, &metric, &tags),
@@ -403,10 +402,7 @@ pub(super) fn read_series_row(r: &rusqlite::Row<'_>) -> Result<StoredSeries, Buf
         metric,
         tags,
         unit,
-        value_type: kinds
-            .into_iter()
-            .find(|k| *k == kind)
-            .ok_or_else(|| super::corrupt("value type")(kind))?,
+        value_type: value_type(&kind).ok_or_else(|| super::corrupt("value type")(kind))?,
         first_ts: Timestamp(r.get(8)?),
         last_ts: Timestamp(r.get(9)?),
     };

@@ -33,6 +33,11 @@ pub struct SegmentFile {
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
+/// The name of a segment's file in the folder `segments`.
+pub fn segment_name(epoch: Epoch, number: Number) -> String {
+    format!("{epoch}-{number}.parquet")
+}
+
 impl Files {
     /// Makes the folder if need be and locks it; refuses when another process has it. The lock is on the folder itself:
     /// there is no file that could stay behind, be another user's, or be restored with an image.
@@ -75,7 +80,7 @@ impl Files {
 
     /// Where a segment lies.
     pub fn segment(&self, epoch: Epoch, number: Number) -> PathBuf {
-        self.dir.join("segments").join(format!("{epoch}-{number}.parquet"))
+        self.dir.join("segments").join(segment_name(epoch, number))
     }
 
     /// Passes a point at which a test may let the buffer die.

@@ -23,7 +23,7 @@ pub use stopped::{ReadError, Stopped};
 
 use super::bits::RowSet;
 use super::error::BufferError;
-use super::files::Files;
+use super::files::{Files, segment_name};
 use super::journal::{MARK_COLUMNS, Mark, STORED_COLUMNS, Stored};
 use super::{Buffer, block, epoch, open, outbox, rejects, stamp, uint};
 
@@ -35,7 +35,7 @@ const BYTES: usize = 512 << 10;
 const ROWS: usize = 500;
 
 /// The setting under which the agent keeps what it counts of flash.
-const FLASH: &str = "flash";
+pub const FLASH: &str = "flash";
 
 impl Buffer {
     /// Answers one question. What can't be read is told on the page and poisons nothing: reading changes nothing.
@@ -241,7 +241,7 @@ fn segments(
         let place: (u32, i64) = (r.get(0)?, r.get(1)?);
         match outbox::read_entry(r, gateway, |o| epochs.get(&o).copied()) {
             Ok(entry) => {
-                let path = dir.join("segments").join(format!("{}-{}.parquet", entry.epoch, entry.number));
+                let path = dir.join("segments").join(segment_name(entry.epoch, entry.number));
                 let file = std::fs::metadata(path).ok().map(|m| m.len());
                 let contradicted = contradicted(sql, place.0, &entry, file)?;
                 segments.push(SegmentFacts::of(&entry, place.0, file, contradicted));
@@ -308,8 +308,8 @@ fn strays(sql: &Connection, dir: &Path) -> Result<Vec<String>, BufferError> {
         sql.prepare("SELECT e.epoch, o.number FROM outbox o JOIN epoch e ON e.ordinal = o.epoch")?;
     let mut found = select.query([])?;
     while let Some(r) = found.next()? {
-        if let Ok(number) = Number::new(uint(r.get(1)?)) {
-            known.insert(format!("{}-{number}.parquet", r.get::<_, String>(0)?));
+        if let (Ok(epoch), Ok(number)) = (r.get::<_, String>(0)?.parse(), Number::new(uint(r.get(1)?))) {
+            known.insert(segment_name(epoch, number));
         }
     }
     let entries = std::fs::read_dir(dir.join("segments")).into_iter().flatten().flatten();

@@ -91,6 +91,11 @@ pub struct GapRow {
     pub recorded_at: Timestamp,
 }
 
+/// The type of a series' values by its word, where it is one.
+pub fn value_type(word: &str) -> Option<&'static str> {
+    ["double", "long", "boolean", "string", "mixed"].into_iter().find(|known| *known == word)
+}
+
 /// Identical rejected messages, folded, that wait for their segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RejectRow {

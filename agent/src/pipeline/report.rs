@@ -9,6 +9,7 @@ use super::counters::Counters;
 use super::intake::redelivered_by_rule;
 use super::shared::Shared;
 use crate::buffer::Stats;
+use crate::buffer::reader::FLASH;
 use crate::config::HOUR;
 use crate::status::flash::{Kept, Limits, Meter};
 use crate::status::{Facts, judge};
@@ -75,8 +76,6 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The buffer's name for what is counted of flash over restarts.
-const FLASH: &str = "flash";
 /// How often that is kept, microseconds.
 const KEEP_EVERY: i64 = HOUR;
 

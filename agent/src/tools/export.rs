@@ -12,7 +12,7 @@ use super::line;
 use super::parquet::Export;
 use super::pick::Pick;
 use super::walk::{self, Names, Reading};
-use crate::buffer::reader::{Fault, RowState};
+use crate::buffer::reader::Fault;
 
 /// What the readings become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +135,7 @@ fn each(
             }
         };
         for reading in readings {
-            if reading.state != RowState::Moved && pick.holds(&reading.row) && pick.wants(&reading.series) {
+            if reading.is_in(pick) {
                 f(reading)?;
                 count += 1;
             }

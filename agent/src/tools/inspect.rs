@@ -201,7 +201,7 @@ fn segment(
             "attempts", segment.next_at
         )?;
         let file = segment.file.map_or("gone".to_owned(), bytes);
-        writeln!(out, "{:<10} segments/{epoch}-{number:010}.parquet, {file}", "file")?;
+        writeln!(out, "{:<10} segments/{}, {file}", "file", segment.file_name())?;
         for why in &segment.contradicted {
             writeln!(out, "{:<10} {}", "DAMAGED", plain(why))?;
         }

@@ -3,6 +3,7 @@
 use tributary_contract::time::{DAY_MICROS, Day, Timestamp};
 
 use crate::buffer::row::{Row, SeriesEntry};
+use crate::ingest::decode::pattern::glob;
 
 /// A choice of readings. Empty lists choose all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,9 +14,9 @@ pub struct Pick {
     pub to: Timestamp,
     /// Source.
     pub source: Option<String>,
-    /// Device; `*` stands for any letters.
+    /// Device, as a [`glob`].
     pub device: Option<String>,
-    /// Metric; likewise.
+    /// Metric, likewise.
     pub metric: Option<String>,
 }
 
@@ -28,7 +29,7 @@ impl Default for Pick {
 impl Pick {
     /// Whether the readings of a series are wanted at all.
     pub fn wants(&self, series: &SeriesEntry) -> bool {
-        let fits = |glob: &Option<String>, name: &str| glob.as_deref().is_none_or(|g| matches(g, name));
+        let fits = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|g| glob(g, name));
         self.source.as_ref().is_none_or(|s| *s == series.source)
             && fits(&self.device, &series.device)
             && fits(&self.metric, &series.metric)
@@ -38,22 +39,6 @@ impl Pick {
     pub fn holds(&self, row: &Row) -> bool {
         row.ts >= self.from && row.ts < self.to
     }
-}
-
-/// Whether `name` is spelled like `glob`, in which `*` stands for any letters, or none.
-pub fn matches(glob: &str, name: &str) -> bool {
-    let mut pieces = glob.split('*');
-    let Some(first) = pieces.next() else { return name.is_empty() };
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let mut pieces: Vec<&str> = pieces.collect();
-    let Some(last) = pieces.pop() else { return rest.is_empty() };
-    for piece in pieces {
-        match rest.find(piece) {
-            Some(at) => rest = rest.get(at + piece.len()..).unwrap_or_default(),
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
 
 /// An instant as a person writes it: `2026-03-01`, `2026-03-01T12:00:00Z`, or `-90s`, `-15m`, `-6h`, `-7d` before `now`.
@@ -96,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_letters() {
-        for (glob, name, fits) in [
+        for (pattern, name, fits) in [
             ("pump", "pump", true),
             ("pump", "pump2", false),
             ("pump*", "pump2", true),
@@ -109,7 +94,7 @@ mod tests {
             ("é*", "été", true),
             ("", "x", false),
         ] {
-            assert_eq!(matches(glob, name), fits, "{glob} {name}");
+            assert_eq!(glob(pattern, name), fits, "{pattern} {name}");
         }
     }
 

@@ -85,7 +85,7 @@ pub fn stats(
         batches += 1;
         match names.readings(access, &batch)? {
             Ok((readings, _)) => {
-                for r in readings.iter().filter(|r| pick.holds(&r.row) && pick.wants(&r.series)) {
+                for r in readings.iter().filter(|r| r.is_in(pick)) {
                     series.entry(r.row.series).or_default().add(r.state, r.row.ts);
                 }
             }

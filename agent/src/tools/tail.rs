@@ -11,7 +11,7 @@ use super::line;
 use super::pick::Pick;
 use super::text::plain;
 use super::walk::{self, Names, Reading};
-use crate::buffer::reader::{Ask, Fault, Page, RowState};
+use crate::buffer::reader::{Ask, Fault, Page};
 
 /// How often it is asked for more.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -45,7 +45,7 @@ pub fn tail(
             }
             match names.readings(access, batch)? {
                 Ok((readings, _)) => {
-                    let wanted = readings.into_iter().rev().filter(|r| is_wanted(pick, r));
+                    let wanted = readings.into_iter().rev().filter(|r| r.is_in(pick));
                     found.extend(wanted.take(count - found.len()));
                 }
                 Err(why) => wrong.push(Fault::new(format!("batch {}", batch.id), why)),
@@ -71,7 +71,7 @@ pub fn tail(
         let mut more = Vec::new();
         let looked = walk::batches(access, &Pick::default(), after, |access, batch| {
             if let Ok((readings, _)) = names.readings(access, &batch)? {
-                more.extend(readings.into_iter().filter(|r| is_wanted(pick, r)));
+                more.extend(readings.into_iter().filter(|r| r.is_in(pick)));
             }
             // Only now: a batch whose names can't be had yet comes again.
             after = batch.id;
@@ -90,10 +90,6 @@ pub fn tail(
         out.flush()?;
         std::thread::sleep(LOOK_AGAIN);
     }
-}
-
-fn is_wanted(pick: &Pick, r: &Reading) -> bool {
-    r.state != RowState::Moved && pick.holds(&r.row) && pick.wants(&r.series)
 }
 
 struct Printer {

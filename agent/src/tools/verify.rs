@@ -157,8 +157,7 @@ pub fn verify(
 fn segment_faults(access: &mut Access, segment: &SegmentFacts) -> Result<Vec<Fault>, AccessError> {
     let mut why = segment.contradicted.clone();
     if why.is_empty() && segment.file.is_some() {
-        let name = format!("{}-{:010}.parquet", segment.epoch, segment.number);
-        let bytes = std::fs::read(access.dir.join("segments").join(name));
+        let bytes = std::fs::read(access.dir.join("segments").join(segment.file_name()));
         match bytes {
             Ok(bytes) if Digest::of(&bytes).to_string() == segment.digest => {}
             Ok(_) => why.push("the bytes of its file aren't those that were sealed".into()),

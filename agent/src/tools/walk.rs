@@ -27,6 +27,13 @@ pub struct Reading {
     pub series: Arc<SeriesEntry>,
 }
 
+impl Reading {
+    /// Whether it is picked; what another epoch took over stands there.
+    pub fn is_in(&self, pick: &Pick) -> bool {
+        self.state != RowState::Moved && pick.holds(&self.row) && pick.wants(&self.series)
+    }
+}
+
 /// What is known of names: series and epochs, asked for as they turn up.
 #[derive(Default)]
 pub struct Names {

@@ -67,8 +67,8 @@
 //! missing, a day without a receipt, a receipt for something that we don't know as delivered. A receipt that shows that
 //! someone else writes in our epoch is a *fork*: it deletes nothing, and a new epoch begins. A segment of ours whose
 //! number it has under another digest, or that it has set aside as a second branch, can never be registered: its rows are
-//! sealed again in the new epoch. What else the
-//! forked epoch sealed is kept and shown until a person decides, since nobody here can tell whose was registered.
+//! sealed again in the new epoch. What else the forked epoch sealed is kept and shown until a person decides, since nobody
+//! here can tell whose was registered.
 //!
 //! # Deliberately absent
 //!

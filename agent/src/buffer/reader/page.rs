@@ -5,7 +5,7 @@ use std::fmt::Display;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tributary_contract::counters::Counters;
-use tributary_contract::id::Epoch;
+use tributary_contract::id::{Epoch, Number};
 use tributary_contract::range::Ranges;
 use tributary_contract::series::{SeriesId, Tags};
 use tributary_contract::time::Timestamp;
@@ -14,7 +14,8 @@ use crate::buffer::bits::RowSet;
 use crate::buffer::block;
 use crate::buffer::entry::{Entry, Progress};
 use crate::buffer::error::BufferError;
-use crate::buffer::row::{RejectRow, Row, SeriesEntry};
+use crate::buffer::files::segment_name;
+use crate::buffer::row::{RejectRow, Row, SeriesEntry, value_type};
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -319,10 +320,7 @@ impl SeriesFacts {
             metric: self.metric.clone(),
             tags: self.tags.clone(),
             unit: self.unit.clone(),
-            value_type: ["double", "long", "boolean", "string"]
-                .into_iter()
-                .find(|word| *word == self.value_type)
-                .unwrap_or("mixed"),
+            value_type: value_type(&self.value_type).unwrap_or("mixed"),
             first_ts: self.first_ts,
             last_ts: self.last_ts,
         }
@@ -367,7 +365,7 @@ impl SegmentFacts {
             ordinal,
             epoch: entry.epoch,
             number: entry.number.get(),
-            name: format!("{}-{}.{}-{}.parquet", entry.number, id.namespace, id.table, id.day),
+            name: id.file_name(),
             table: id.table.to_string(),
             digest: entry.digest.to_string(),
             size: entry.size,
@@ -378,6 +376,11 @@ impl SegmentFacts {
             file,
             contradicted,
         }
+    }
+
+    /// The name of its file in the folder `segments`.
+    pub fn file_name(&self) -> String {
+        Number::new(self.number).map(|number| segment_name(self.epoch, number)).unwrap_or_default()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use tributary_contract::time::Timestamp;
 
+use crate::config::SECOND;
+
 /// Beyond so many a batch is committed for its bytes before it fills half the window.
 const LARGEST: u16 = 16_384;
-const SECOND: i64 = 1_000_000;
 
 /// Counts messages by seconds of the clock.
 #[derive(Debug, Clone, Copy, Default)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rumqttc::{AsyncClient, MqttOptions, QoS, SubscribeFilter, TlsConfiguration, Transport, mqttbytes, v5};
 
+use super::protocol::{Cause, Failure};
 use super::{Credentials, Filter, PATIENCE};
 use crate::config::{Broker, MqttVersion};
 
@@ -27,33 +28,27 @@ pub async fn ask(broker: &Broker, filters: &[Filter]) -> Result<Trial, String> {
         let granted = within(Box::pin(ask_v5(broker, &name, filters))).await;
         match granted {
             Ok(granted) => return Ok(named(MqttVersion::V5, filters, granted)),
-            // The next attempt would end the same way.
-            Err(why) if is_final(&why) => return Err(why),
-            Err(first) => {
+            // The agent would try 3.1.1 now, and so do we.
+            Err(Failure { text, cause: Cause::ProtocolRefused | Cause::NoAnswer }) => {
                 let asked = within(Box::pin(ask_v4(broker, &name, filters)));
-                let granted = asked.await.map_err(|_| first)?;
+                let granted = asked.await.map_err(|_| text)?;
                 return Ok(named(MqttVersion::V311, filters, granted));
             }
+            Err(failure) => return Err(failure.text),
         }
     }
-    let granted = within(Box::pin(ask_v4(broker, &name, filters))).await?;
+    let granted = within(Box::pin(ask_v4(broker, &name, filters))).await.map_err(|failure| failure.text)?;
     Ok(named(MqttVersion::V311, filters, granted))
 }
 
 type Granted = Vec<Result<u8, String>>;
-type Asked<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Granted, String>> + Send + 'a>>;
+type Asked<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Granted, Failure>> + Send + 'a>>;
 
-async fn within(asked: Asked<'_>) -> Result<Granted, String> {
+async fn within(asked: Asked<'_>) -> Result<Granted, Failure> {
     let limit = Duration::from_secs(PATIENCE);
-    let silent = |_| Err(format!("it doesn't answer within {PATIENCE} s"));
+    let text = || format!("it doesn't answer within {PATIENCE} s");
+    let silent = |_| Err(Failure { text: text(), cause: Cause::NoAnswer });
     tokio::time::timeout(limit, asked).await.unwrap_or_else(silent)
-}
-
-/// Refused for who we are, not for how we speak.
-fn is_final(why: &str) -> bool {
-    ["BadUserNamePassword", "NotAuthorized", "Banned", "timed out", "os error"]
-        .iter()
-        .any(|w| why.contains(w))
 }
 
 fn named(protocol: MqttVersion, filters: &[Filter], granted: Granted) -> Trial {
@@ -67,13 +62,13 @@ const fn qos(qos: u8) -> QoS {
     if qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }
 }
 
-async fn ask_v4(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Granted, String> {
+async fn ask_v4(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Granted, Failure> {
     use mqttbytes::v4::{Packet, SubscribeReasonCode};
-    let credentials = Credentials::load(broker).map_err(|e| e.to_string())?;
+    let credentials = Credentials::load(broker).map_err(|e| Failure::other(e.to_string()))?;
     let mut options = MqttOptions::new(name, &broker.host, broker.port);
     options.set_clean_session(true).set_keep_alive(super::keep_alive(broker));
     // What is retained may be of any size.
-    options.set_max_packet_size(256 << 20, 1 << 20);
+    options.set_max_packet_size(super::LARGEST_PACKET, 1 << 20);
     if let Some((user, password)) = credentials.login {
         options.set_credentials(user, password);
     }
@@ -82,9 +77,12 @@ async fn ask_v4(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Grant
     }
     let (client, mut events) = AsyncClient::new(options, 64);
     let wanted = filters.iter().map(|f| SubscribeFilter::new(f.path.clone(), qos(f.qos)));
-    client.try_subscribe_many(wanted).map_err(|e| e.to_string())?;
+    client.try_subscribe_many(wanted).map_err(|e| Failure::other(e.to_string()))?;
     loop {
-        let event = events.poll().await.map_err(|e| e.to_string())?;
+        let event = events
+            .poll()
+            .await
+            .map_err(|e| Failure { text: e.to_string(), cause: super::v4::failure(e).cause })?;
         if let rumqttc::Event::Incoming(Packet::SubAck(ack)) = event {
             let granted = ack.return_codes.into_iter().map(|code| match code {
                 SubscribeReasonCode::Success(qos) => Ok(qos as u8),
@@ -95,10 +93,10 @@ async fn ask_v4(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Grant
     }
 }
 
-async fn ask_v5(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Granted, String> {
+async fn ask_v5(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Granted, Failure> {
     use v5::mqttbytes::QoS as Qos5;
     use v5::mqttbytes::v5::{Filter as Filter5, Packet, SubscribeReasonCode};
-    let credentials = Credentials::load(broker).map_err(|e| e.to_string())?;
+    let credentials = Credentials::load(broker).map_err(|e| Failure::other(e.to_string()))?;
     let mut options = v5::MqttOptions::new(name, &broker.host, broker.port);
     options
         .set_clean_start(true)
@@ -114,9 +112,12 @@ async fn ask_v5(broker: &Broker, name: &str, filters: &[Filter]) -> Result<Grant
     let (client, mut events) = v5::AsyncClient::new(options, 64);
     let level = |q: u8| if q == 0 { Qos5::AtMostOnce } else { Qos5::AtLeastOnce };
     let wanted = filters.iter().map(|f| Filter5::new(f.path.clone(), level(f.qos)));
-    client.try_subscribe_many(wanted).map_err(|e| e.to_string())?;
+    client.try_subscribe_many(wanted).map_err(|e| Failure::other(e.to_string()))?;
     loop {
-        let event = events.poll().await.map_err(|e| e.to_string())?;
+        let event = events
+            .poll()
+            .await
+            .map_err(|e| Failure { text: e.to_string(), cause: super::v5::failure(e).cause })?;
         if let v5::Event::Incoming(Packet::SubAck(ack)) = event {
             let granted = ack.return_codes.into_iter().map(|code| match code {
                 SubscribeReasonCode::Success(qos) => Ok(qos as u8),

@@ -144,7 +144,7 @@ fn incoming(event: Event) -> Result<Incoming, Failure> {
     })
 }
 
-fn failure(error: ConnectionError) -> Failure {
+pub(super) fn failure(error: ConnectionError) -> Failure {
     let cause = match &error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::RefusedProtocolVersion) => {
             Cause::ProtocolRefused

@@ -144,7 +144,7 @@ fn incoming(event: Event, wanted: &Wanted) -> Result<Incoming, Failure> {
     })
 }
 
-fn failure(error: ConnectionError) -> Failure {
+pub(super) fn failure(error: ConnectionError) -> Failure {
     use ConnectReturnCode::{ProtocolError, RefusedProtocolVersion, UnsupportedProtocolVersion};
     let cause = match &error {
         ConnectionError::ConnectionRefused(

@@ -168,27 +168,23 @@ fn without_own_time_a_message_sent_again_on_the_live_connection_is_marked_where_
 #[test]
 fn the_head_of_a_connection_reaches_as_far_as_acknowledgements_may_be_missing_whatever_the_window_is_said_to_be()
  {
-    let mut m = Memory::new(&[traits(false, 2)], HOUR, 1000);
-    m.session_lost(0, 1, Timestamp(0));
-    for id in 1..=40 {
-        take(&mut m, message(1, id, false, &format!("{id}")));
-        if id % 10 == 0 {
-            m.export();
+    let four_batches_and_back = || {
+        let mut m = Memory::new(&[traits(false, 2)], HOUR, 1000);
+        m.session_lost(0, 1, Timestamp(0));
+        for id in 1..=40 {
+            take(&mut m, message(1, id, false, &format!("{id}")));
+            if id % 10 == 0 {
+                m.export();
+            }
         }
-    }
-    reconnect(&mut m, 2);
+        reconnect(&mut m, 2);
+        m
+    };
+    let mut m = four_batches_and_back();
     for id in 21..=40 {
         assert_eq!(take(&mut m, message(2, id, false, &format!("{id}"))), DOUBT, "{id}");
     }
-    let mut m = Memory::new(&[traits(false, 2)], HOUR, 1000);
-    m.session_lost(0, 1, Timestamp(0));
-    for id in 1..=40 {
-        take(&mut m, message(1, id, false, &format!("{id}")));
-        if id % 10 == 0 {
-            m.export();
-        }
-    }
-    reconnect(&mut m, 2);
+    let mut m = four_batches_and_back();
     assert_eq!(take(&mut m, message(2, 1, false, "20")), FRESH, "acknowledged three batches ago");
 }
 
