@@ -15,6 +15,7 @@ mod brokers;
 mod inflight;
 mod storm;
 mod bucket_faults;
+mod bucket_kills;
 mod multipart;
 mod commands;
 mod tools;
