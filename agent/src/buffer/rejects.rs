@@ -12,10 +12,8 @@ use super::error::BufferError;
 use super::journal::SourceFacts;
 use super::row::{GapRow, RejectRow};
 use super::{Buffer, corrupt, int, uint};
+use crate::ingest::stage::KEPT_PAYLOAD;
 use crate::reading::Rejected;
-
-/// Bytes kept of one payload.
-pub const KEPT_PAYLOAD: usize = 1024;
 
 /// Bytes of payloads kept per source and day; beyond it they are folded by reason alone.
 pub const KEPT_PER_DAY: u64 = 1 << 20;

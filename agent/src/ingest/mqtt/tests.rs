@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{MINUTE, SECOND};
+use crate::ingest::stage::KEPT_PAYLOAD;
 
 /// Debian's broker on a port of its own, with at most one message on the way to a client: the next one shows that the
 /// acknowledgement of the one before has arrived.
