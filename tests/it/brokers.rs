@@ -8,15 +8,12 @@ use anyhow::{Context, ensure};
 use rumqttc::{Event, Packet, QoS};
 use tokio::process::Command;
 use tributary_tests::mqtt::EmbeddedBroker;
+use tributary_tests::world::ports;
 use tributary_tests::world::publish::{Message, message, publish, publish_as};
 use tributary_tests::world::{Load, Mqtt, Saves, World, until};
 
 /// Mosquitto without limits on what waits for a client.
 const OPEN: &str = "allow_anonymous true\npersistence true\nmax_queued_messages 0\n";
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
 
 async fn run(folder: &Path, program: &str, arguments: &str) -> anyhow::Result<()> {
     let mut command = Command::new(program);
@@ -62,7 +59,7 @@ async fn tcp_tls_mutual_tls_and_a_password_from_its_file_each_bring_their_messag
     certificates(&folder).await?;
     world.write("tls/users", "gw:correct horse\n")?;
     run(&folder, "mosquitto_passwd", "-U users").await?;
-    let [login, tls, mutual] = [free_port()?, free_port()?, free_port()?];
+    let [login, tls, mutual] = ports::free()?;
     let at = folder.display().to_string();
     let certified = format!("cafile {at}/ca.pem\ncertfile {at}/broker.pem\nkeyfile {at}/broker.key\n");
     let lines = format!(

@@ -3,10 +3,11 @@
 //! The same stories in process, with more of them and each of their moments: `agent/src/pipeline/tests/stories.rs`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use tributary_contract::id::Epoch;
+use tributary_tests::folder::copy;
 use tributary_tests::world::process::Process;
 use tributary_tests::world::{Mqtt, World, until};
 
@@ -19,21 +20,6 @@ const ALL: u64 = 300;
 
 fn folder(world: &World) -> PathBuf {
     world.path("agent")
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(to)?;
-    for found in fs::read_dir(from)? {
-        let found = found?;
-        let target = to.join(found.file_name());
-        if found.file_type()?.is_dir() {
-            copy(&found.path(), &target)?;
-        } else if found.file_type()?.is_file() {
-            // Not the socket of an agent that was killed.
-            fs::copy(found.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 /// A world whose first messages are in the table, with its receiver, and an agent that waits for more.

@@ -19,6 +19,7 @@ use super::oracle::Oracle;
 use super::receiver::Receiver;
 use super::script::Script;
 use super::task::finish;
+use crate::folder;
 
 const SECOND: i64 = 1_000_000;
 /// Rounds in which everything must have run dry.
@@ -230,14 +231,14 @@ impl World {
         let done = match (what, copy.exists()) {
             (0, _) => fs::remove_dir_all(&state).map(|()| "removed"),
             (_, false) => {
-                let _ = copy_folder(&state, &copy);
+                let _ = folder::copy(&state, &copy);
                 return;
             }
             (1, true) => {
-                fs::remove_dir_all(&state).and_then(|()| copy_folder(&copy, &state)).map(|()| "restored")
+                fs::remove_dir_all(&state).and_then(|()| folder::copy(&copy, &state)).map(|()| "restored")
             }
             (_, true) => clear_files(&state)
-                .and_then(|()| copy_folder(&copy, &state))
+                .and_then(|()| folder::copy(&copy, &state))
                 .map(|()| "restored over what was there"),
         };
         if let Ok(done) = done {
@@ -420,21 +421,6 @@ impl World {
         }
         Ok(counts)
     }
-}
-
-/// Copies a folder of files and folders; files that exist keep their inode.
-fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes the log and the segments, and leaves the other files to be overwritten.
