@@ -12,6 +12,8 @@ use anyhow::{Context, bail, ensure};
 use futures::future::select_all;
 use tokio::process::{Child, Command};
 
+use tributary_tests::folder::workspace;
+
 use crate::data::gateway_name;
 use crate::home::Home;
 
@@ -67,11 +69,11 @@ pub(crate) async fn programs() -> anyhow::Result<Programs> {
         receiver: folder.join("tributary-receiver"),
         s3: folder.join("tributary-s3"),
     };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace folder")?;
+    let root = workspace();
     let why_not_built = if !folder.join(".fingerprint").is_dir() {
         Some("this program stands outside cargo's target folder, so they aren't built".to_owned())
     } else if root.join("Cargo.toml").is_file() {
-        let built = build(root, folder).await?;
+        let built = build(&root, folder).await?;
         (!built).then(|| "cargo, which builds them, is not in the PATH".to_owned())
     } else {
         Some(format!("the sources to build them are not in {}", root.display()))

@@ -12,6 +12,10 @@ use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+/// Name and bytes of the file that is replayed where none is given.
+pub(crate) const CARRIED: (&str, &[u8]) =
+    ("surfrad-alamosa.csv.zst", include_bytes!("../data/surfrad-alamosa.csv.zst"));
+
 const HEADER: [&str; 4] = ["ts", "device", "metric", "value"];
 
 /// One message to publish.
@@ -371,7 +375,9 @@ mod tests {
 
     #[test]
     fn the_carried_data_is_the_whole_day() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/surfrad-alamosa.csv.zst");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CARRIED.0);
+        std::fs::write(&path, CARRIED.1).unwrap();
         let survey = survey(&[path], 1).unwrap();
         assert_eq!((survey.total, survey.beyond_horizon), (27_360, 0));
     }

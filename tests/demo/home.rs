@@ -100,13 +100,13 @@ impl Home {
     }
 
     /// Writes the file `name` whole, readable by its owner only.
-    pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> anyhow::Result<PathBuf> {
         let path = self.path(name);
         let fresh = path.with_extension("new");
         let write = || -> std::io::Result<()> {
             let options = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
             let mut file = options?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(contents.as_ref())?;
             file.sync_all()?;
             fs::rename(&fresh, &path)
         };

@@ -457,7 +457,7 @@ async fn stopped(stop: &mut (tokio::signal::unix::Signal, tokio::signal::unix::S
 async fn script(args: &Args, home: &Home, gateways: usize) -> anyhow::Result<Script> {
     let mut files = args.data.clone();
     if files.is_empty() {
-        files.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/surfrad-alamosa.csv.zst"));
+        files.push(home.write(data::CARRIED.0, data::CARRIED.1)?);
     }
     let surveyed = files.clone();
     let survey = tokio::task::spawn_blocking(move || data::survey(&surveyed, gateways)).await??;

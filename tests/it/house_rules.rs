@@ -1,15 +1,13 @@
 //! House rules that a compiler doesn't know: what every file says first, who may import whom, and what prose names.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
+use tributary_tests::folder::workspace;
 
 fn rust_files(below: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![root().join(below)];
+    let mut folders = vec![workspace().join(below)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
@@ -60,12 +58,13 @@ fn the_halves_never_meet_and_the_contract_knows_neither() {
 #[test]
 fn imports_point_upstream() {
     for program in ["agent/src", "cloud-receiver/src"] {
-        let lib = fs::read_to_string(root().join(program).join("lib.rs")).unwrap();
+        let lib = fs::read_to_string(workspace().join(program).join("lib.rs")).unwrap();
         let order: Vec<&str> =
             lib.lines().filter_map(|l| l.strip_prefix("pub mod ")).map(|l| l.trim_end_matches(';')).collect();
         assert!(order.len() > 5, "{program}: {order:?}");
         for (path, text) in rust_files(program) {
-            let relative = path.strip_prefix(root().join(program)).unwrap().to_string_lossy().into_owned();
+            let relative =
+                path.strip_prefix(workspace().join(program)).unwrap().to_string_lossy().into_owned();
             let own = relative.split(['/', '.']).next().unwrap();
             let Some(place) = order.iter().position(|m| *m == own) else { continue };
             // What stands behind the first test of a file may look anywhere.
@@ -92,14 +91,14 @@ fn every_file_that_prose_names_exists() {
     for document in
         ["README.md", "ARCHITECTURE.md", "contract/FORMAT.md", "tests/README.md", "cross/README.md"]
     {
-        let text = fs::read_to_string(root().join(document)).unwrap();
+        let text = fs::read_to_string(workspace().join(document)).unwrap();
         for (i, name) in text.split('`').enumerate().filter(|(i, _)| i % 2 == 1) {
             let is_path = ["contract/", "agent/", "cloud-receiver/", "tests/", "config/", "cross/"]
                 .iter()
                 .any(|folder| name.starts_with(folder));
             if is_path && !name.contains([' ', '*', '<', '{']) {
                 assert!(
-                    root().join(name).exists(),
+                    workspace().join(name).exists(),
                     "{document} names `{name}`, which isn't there (piece {i})"
                 );
             }

@@ -1,10 +1,12 @@
 //! Finds the programs beside the test's folder, and builds them once if they aren't there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use tokio::process::Command;
+
+use crate::folder::workspace;
 
 /// The programs, built.
 #[derive(Clone, Debug)]
@@ -36,10 +38,12 @@ pub async fn programs() -> anyhow::Result<Programs> {
     if found.are_there() {
         return Ok(found);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace folder")?;
     let target = folder.parent().context("no target folder")?;
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(root).args(["build", "--release", "--workspace", "--bins", "--target-dir"]).arg(target);
+    build
+        .current_dir(workspace())
+        .args(["build", "--release", "--workspace", "--bins", "--target-dir"])
+        .arg(target);
     let status =
         build.stdin(Stdio::null()).status().await.context("can't run cargo to build the programs")?;
     ensure!(status.success(), "building the programs failed ({status})");

@@ -13,7 +13,9 @@ use tributary_contract::reject::{GapReason, RejectReason};
 use super::*;
 
 fn frozen(version: i64) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/buffer/tests/versions").join(version.to_string())
+    // Not where it was built: clones share a target folder.
+    let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
+    package.join("src/buffer/tests/versions").join(version.to_string())
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -10,7 +10,7 @@ use super::*;
 use crate::ingest::decode::document::Doc;
 
 fn folder() -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..");
     let shared = std::env::var("TRIBUTARY_SHARED").unwrap_or_else(|_| "../shared".into());
     root.join(shared).join("data/payloads")
 }
