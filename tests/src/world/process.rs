@@ -61,6 +61,14 @@ impl Process {
         Ok(Self { child, log: log.to_owned() })
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
     /// Kills it with SIGKILL and returns when it is gone.
     ///
     /// # Errors
@@ -76,7 +84,7 @@ impl Process {
     /// When it had ended by itself before.
     pub async fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         self.still_runs()?;
-        let pid = self.child.id().context("it has no id")?.to_string();
+        let pid = self.id()?.to_string();
         // Through the shell: the standard library can only kill.
         let mut kill = Command::new("sh");
         kill.args(["-c", r#"kill -s "$1" "$2""#, "sh", signal.name(), &pid]).stdin(Stdio::null());
