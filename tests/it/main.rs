@@ -22,5 +22,6 @@ mod tools;
 mod decoders;
 mod deleted;
 mod buffers;
+mod clock;
 mod recovery;
 mod house_rules;

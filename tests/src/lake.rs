@@ -19,8 +19,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::mqtt::NumberSet;
 pub use copies::Copies;
+pub use emitted::Emitted;
 
 mod copies;
+mod emitted;
 
 /// Name under which the receiver keeps its tables in the catalog.
 const CATALOG: &str = "tributary";

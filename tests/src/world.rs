@@ -8,6 +8,7 @@
 pub mod ask;
 pub mod broker;
 pub mod load;
+pub mod machine;
 pub mod ports;
 pub mod process;
 pub mod programs;
@@ -31,6 +32,7 @@ use crate::mqtt::Proxy;
 use crate::s3::{S3Options, S3Server, client};
 pub use broker::{Broker, Mosquitto, Saves};
 pub use load::Load;
+pub use machine::Machine;
 pub use process::{Process, Signal};
 pub use programs::{Programs, programs};
 

@@ -9,6 +9,11 @@ use tributary_contract::time::Timestamp;
 
 use crate::clock::{BUILT, Facts, Moment, judge};
 
+/// What `/proc/uptime` counts in, microseconds.
+const TICK: i64 = 10_000;
+/// How often both clocks are looked at until that takes no longer than a tick.
+const LOOKS: usize = 5;
+
 /// Where time comes from.
 pub trait Clock: Send + Sync + 'static {
     /// Now, UTC. While the clock isn't synchronised: as it goes on since the last look at [`Clock::moment`].
@@ -79,17 +84,35 @@ fn system() -> Timestamp {
 }
 
 fn facts() -> Facts {
-    let uptime = fs::read_to_string("/proc/uptime").ok().and_then(|text| parse_uptime(&text));
+    let (system, uptime) = together(uptime, system);
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
     let boot = boot.filter(|_| uptime.is_some()).map_or(0, |id| boot_number(&id));
     Facts {
-        system: system(),
+        system,
         boot,
         uptime: uptime.unwrap_or(0),
         set: Path::new("/run/systemd/timesync/synchronized").exists(),
         served: Path::new("/run/systemd/timesync").exists(),
         battery: Path::new("/sys/class/rtc/rtc0").exists(),
     }
+}
+
+fn uptime() -> Option<i64> {
+    parse_uptime(&fs::read_to_string("/proc/uptime").ok()?)
+}
+
+/// Both clocks at one instant, wall time first. Whoever is held up between looking at one and at the other would take
+/// the delay for an error of the clock; so uptime is looked at before and after, and all of it again where it went on.
+fn together(uptime: impl Fn() -> Option<i64>, system: impl Fn() -> Timestamp) -> (Timestamp, Option<i64>) {
+    let mut before = uptime();
+    for _ in 0..LOOKS {
+        let (wall, after) = (system(), uptime());
+        if after.zip(before).is_none_or(|(after, before)| after - before <= TICK) {
+            return (wall, before);
+        }
+        before = after;
+    }
+    (system(), before)
 }
 
 /// The first number of `/proc/uptime`, seconds since the start with sleep included, as microseconds.
@@ -120,6 +143,23 @@ mod tests {
         assert_eq!(parse_uptime("?"), None);
         assert_eq!(boot_number("0123abcd-4567-89ef-0000-111122223333\n"), 0x0123_abcd_4567_89ef);
         assert_ne!(boot_number("00000000-0000-0000"), 0);
+    }
+
+    #[test]
+    fn both_clocks_are_read_at_one_instant_though_the_machine_is_busy() {
+        use std::cell::Cell;
+        for busy in [0, 1, 3] {
+            let (uptime, looks) = (Cell::new(0), Cell::new(0));
+            let system = || {
+                // Held up between the two, the first times.
+                looks.set(looks.get() + 1);
+                uptime.set(uptime.get() + if looks.get() <= busy { 70 * TICK } else { 0 });
+                Timestamp(1_000_000_000 + uptime.get())
+            };
+            let (wall, up) = together(|| Some(uptime.get()), system);
+            assert_eq!(wall.since(Timestamp(1_000_000_000)), up.unwrap(), "busy {busy} times");
+        }
+        assert_eq!(together(|| None, || Timestamp(7)), (Timestamp(7), None));
     }
 
     #[test]

@@ -94,6 +94,8 @@ impl<B: Bucket> Deliverer<B> {
         if now < self.rest_until {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }
+        // It is over, and stays so when the clock steps back before its end.
+        self.rest_until = Timestamp(i64::MIN);
         if !self.probe(now).await {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }

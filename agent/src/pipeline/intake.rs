@@ -188,6 +188,7 @@ impl Intake {
             self.moment = now;
             self.stage.clock_stepped(step.by);
             self.shared.windows().clock_stepped(step.by);
+            self.shared.live().clock_stepped(step.by);
             self.step = Some(step);
         } else if before.synced != now.synced {
             // On a machine that doesn't say how long it runs.

@@ -246,6 +246,11 @@ pub async fn open(
         clock.has_seen(newest);
     }
     let moment = clock.moment();
+    if !moment.synced {
+        // The system's own clock stood at the start; this one will be set right with all that it showed.
+        let mut live = shared::lock(live);
+        live.started_at = live.started_at.max(moment.wall);
+    }
 
     let mut stage = Stage::new(config).map_err(|e| anyhow!("{e}"))?;
     stage.clock_is(moment.synced);

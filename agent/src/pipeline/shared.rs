@@ -75,6 +75,19 @@ pub struct Live {
     pub notices: BTreeMap<&'static str, String>,
 }
 
+impl Live {
+    /// The clock went forward by `by` microseconds: what was noted before goes with it.
+    pub fn clock_stepped(&mut self, by: i64) {
+        self.started_at = self.started_at.plus(by);
+        for at in self.brokers.iter_mut().filter_map(|broker| broker.since.as_mut()) {
+            *at = at.plus(by);
+        }
+        for at in self.sources.iter_mut().filter_map(|source| source.last_at.as_mut()) {
+            *at = at.plus(by);
+        }
+    }
+}
+
 impl Shared {
     /// Puts the parts together.
     pub fn new(

@@ -235,6 +235,26 @@ async fn a_clock_that_steps_back_does_not_stop_delivery_until_that_time_comes_ag
 }
 
 #[tokio::test]
+async fn a_rest_that_is_over_does_not_begin_again_when_the_clock_steps_back() {
+    let world = World::new("");
+    let shared = world.live().await;
+    let mut deliverer = world.deliverer(&shared);
+    deliverer.pass(world.now()).await.unwrap();
+    world.commit(&shared).await;
+    world.seal(&shared).await;
+    world.bucket.script([unreachable()]);
+    deliverer.pass(world.now()).await.unwrap();
+    world.later(MINUTE);
+    deliverer.pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.iter().all(|s| *s == "delivered"), "{:?}", states(&shared).await);
+    world.later(-HOUR);
+    world.commit(&shared).await;
+    world.seal(&shared).await;
+    deliverer.pass(world.now()).await.unwrap();
+    assert!(states(&shared).await.iter().all(|s| *s == "delivered"), "{:?}", states(&shared).await);
+}
+
+#[tokio::test]
 async fn a_pass_deletes_all_batches_that_nobody_needs_however_many() {
     let world = World::new("[buffer]\nrelease_on = \"delivered\"");
     let shared = world.live().await;

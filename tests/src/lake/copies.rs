@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Int64Type};
 
 use super::{State, Tables, column, numbers, scan};
 
@@ -16,6 +16,8 @@ pub struct Copies {
     pub marked: u64,
     /// All quality codes of its rows, one string a row; empty for a good one.
     pub qualities: Vec<String>,
+    /// The event times of its rows, microseconds since 1970.
+    pub times: Vec<i64>,
 }
 
 impl Copies {
@@ -45,7 +47,9 @@ impl Tables {
     /// When a file can't be read at the moment.
     pub async fn copies(&self, state: &State) -> anyhow::Result<BTreeMap<u64, Copies>> {
         let mut found: BTreeMap<u64, Copies> = BTreeMap::new();
-        scan(state, &["tags", "quality"], |batch| {
+        scan(state, &["ts", "tags", "quality"], |batch| {
+            let times = column(batch, "ts", &DataType::Int64)?;
+            let times = times.as_primitive::<Int64Type>();
             let qualities = column(batch, "quality", &DataType::Utf8)?;
             let qualities = qualities.as_string::<i32>();
             for (row, number) in numbers(batch)?.into_iter().enumerate() {
@@ -55,6 +59,7 @@ impl Tables {
                 copies.rows += 1;
                 copies.marked += u64::from(quality.split(',').any(|code| code == "possible-duplicate"));
                 copies.qualities.push(quality.to_owned());
+                copies.times.push(times.value(row));
             }
             Ok(())
         })
