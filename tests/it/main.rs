@@ -20,6 +20,7 @@ mod multipart;
 mod commands;
 mod tools;
 mod decoders;
+mod sparkplug;
 mod deleted;
 mod buffers;
 mod clock;
