@@ -65,7 +65,7 @@ struct Base {
     time: f64,
     unit: Option<String>,
     value: f64,
-    sum: f64,
+    sum: Option<f64>,
 }
 
 /// Reads a pack that came at `received_at`.
@@ -126,7 +126,7 @@ fn rebase(base: &mut Base, record: &BTreeMap<String, Doc>) -> Result<(), Reject>
     base.time = number(record, "bt")?.unwrap_or(base.time);
     base.unit = text(record, "bu")?.or_else(|| base.unit.take());
     base.value = number(record, "bv")?.unwrap_or(base.value);
-    base.sum = number(record, "bs")?.unwrap_or(base.sum);
+    base.sum = number(record, "bs")?.or(base.sum);
     Ok(())
 }
 
@@ -143,20 +143,41 @@ fn values(record: &BTreeMap<String, Doc>, base: &Base) -> Result<Vec<(Value, &'s
         }
         Some(_) => values.push((sum(number(record, "v")?.unwrap_or(0.0), base.value)?, "")),
     }
-    for label in ["vs", "vd"] {
-        if let Some(text) = text(record, label)? {
-            values.push((Value::Text(text), ""));
-        }
+    if let Some(text) = text(record, "vs")? {
+        values.push((Value::Text(text), ""));
+    }
+    if let Some(data) = data(record)? {
+        values.push((Value::Text(data), ""));
     }
     match field(record, "vb") {
         None => {}
         Some(Doc::Scalar(value @ Value::Bool(_))) => values.push((value.clone(), "")),
         Some(other) => return Err(wrong("vb", "a truth value", other)),
     }
-    if let Some(own) = number(record, "s")? {
-        values.push((sum(own, base.sum)?, ".sum"));
+    // Where only one of sum and base sum stands, the other is nothing.
+    match (number(record, "s")?, base.sum) {
+        (Some(own), base) => values.push((sum(own, base.unwrap_or(0.0))?, ".sum")),
+        (None, Some(base)) if !values.is_empty() => values.push((sum(0.0, base)?, ".sum")),
+        (None, _) => {}
     }
     Ok(values)
+}
+
+/// A data value as JSON packs carry it: in base64 for URLs, without padding. In CBOR it is bytes, which are read as their
+/// hex digits, or as nothing where they are too many to be a reading.
+fn data(record: &BTreeMap<String, Doc>) -> Result<Option<String>, Reject> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    if record.contains_key("vd") {
+        return text(record, "vd");
+    }
+    if matches!(field(record, "vd"), Some(Doc::Null)) {
+        return Ok(None);
+    }
+    let Some(digits) = text(record, "vd")? else { return Ok(None) };
+    let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+    Ok(Some(bytes.map_or(digits, |bytes| URL_SAFE_NO_PAD.encode(bytes))))
 }
 
 fn sum(a: f64, b: f64) -> Result<Value, Reject> {
@@ -231,3 +252,6 @@ fn wrong(label: &str, expected: &str, got: &Doc) -> Reject {
 fn malformed(detail: String) -> Reject {
     Reject::new(RejectReason::Malformed, format!("not SenML: {detail}"))
 }
+
+#[cfg(test)]
+mod tests;
