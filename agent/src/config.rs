@@ -135,7 +135,7 @@ pub struct Source {
 /// The buffer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Buffer {
-    /// Budget in bytes of database, log and segment files. When it is reached, the agent stops taking in.
+    /// Budget in bytes of database, log and segment files; what follows as it fills is in `buffer/quota.rs`.
     pub max_bytes: u64,
     /// Bytes that must stay free on its file system.
     pub min_free: u64,

@@ -140,6 +140,8 @@ pub struct FlashStatus {
 pub struct BufferStatus {
     /// Bytes of database, log and segment files.
     pub bytes: u64,
+    /// Of these, free inside the database's file, which doesn't shrink: taken again before it grows.
+    pub reusable: u64,
     /// The budget.
     pub max_bytes: u64,
     /// Free bytes of the file system.

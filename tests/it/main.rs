@@ -17,6 +17,7 @@ mod storm;
 mod bucket_faults;
 mod bucket_kills;
 mod multipart;
+mod budgets;
 mod commands;
 mod tools;
 mod decoders;

@@ -269,6 +269,21 @@ impl Tables {
         Ok(gaps)
     }
 
+    /// Readings that are missing, from `state`, which is `gaps`: those whose number is known.
+    ///
+    /// # Errors
+    /// When the catalog or a file can't be read at the moment.
+    pub async fn missing(&self, state: &State) -> anyhow::Result<u64> {
+        let mut missing = 0;
+        scan(state, &["readings"], |batch| {
+            let readings = column(batch, "readings", &DataType::Int64)?;
+            missing += readings.as_primitive::<Int64Type>().iter().flatten().sum::<i64>();
+            Ok(())
+        })
+        .await?;
+        Ok(u64::try_from(missing).unwrap_or(0))
+    }
+
     /// Messages that were rejected, from `state`, which is `rejects`.
     ///
     /// # Errors

@@ -49,12 +49,14 @@ pub struct SourceFacts {
     pub max_series: usize,
     /// Series that one of its devices may have: the same.
     pub max_device_series: usize,
+    /// What is shed last under a full budget: 1 (first to go) to 9.
+    pub priority: u8,
 }
 
 /// What an append stored.
 #[derive(Default, Debug, Clone, PartialEq)]
 pub struct Appended {
-    /// The batch; none if there was nothing to store.
+    /// The batch, the last of them if there are several priorities; none if there was nothing to store.
     pub batch: Option<BatchSpan>,
     /// Rows as stored.
     pub rows: Vec<Row>,
@@ -334,12 +336,14 @@ struct Staged<'a> {
     per_source: HashMap<&'a str, usize>,
     per_device: HashMap<(&'a str, &'a str), usize>,
     rows: Vec<Row>,
+    /// Priority and number of rows of each stretch of `rows`.
+    stretches: Vec<(u8, usize)>,
     refused: Vec<Rejected>,
 }
 
 impl Buffer {
     /// Makes a batch durable: when this returns, its messages may be acknowledged. One transaction, in the common case of
-    /// one row.
+    /// one row: readings of different priorities lie in rows of their own, because a row is what can be shed.
     pub fn append(&mut self, batch: NewBatch, sources: &[SourceFacts]) -> Result<Appended, BufferError> {
         let moment = Moment::believed(batch.committed_at);
         self.append_at(batch, sources, moment)
@@ -363,7 +367,9 @@ impl Buffer {
         moment: &Moment,
     ) -> Result<Appended, BufferError> {
         let mut staged = Staged::default();
-        for message in &batch.accepted {
+        let mut messages: Vec<&Accepted> = batch.accepted.iter().collect();
+        messages.sort_by_key(|m| sources.get(m.source).map(|s| s.priority));
+        for message in messages {
             self.stage(&mut staged, message, sources)?;
         }
         let refused = staged.refused.len() as u64;
@@ -372,7 +378,7 @@ impl Buffer {
         if let Some(r) = rejected.iter().find(|r| r.source >= sources.len()) {
             return Err(BufferError::UnknownSource(r.source, sources.len()));
         }
-        let Staged { series, new, rows, .. } = staged;
+        let Staged { series, new, rows, stretches, .. } = staged;
         let nothing = batch.gaps.is_empty() && batch.settings.is_empty() && batch.messages.received == 0;
         if rows.is_empty() && rejected.is_empty() && nothing {
             return Ok(Appended { batch: None, rows, new_series: new, refused });
@@ -388,15 +394,23 @@ impl Buffer {
         rejected.iter().for_each(|r| *books.rejected.entry(r.reason).or_default() += 1);
         books.counters.check()?;
         let ordinal = self.current.ordinal;
-        let memory = std::mem::take(&mut batch.memory);
         let mut head = books.head();
         stamp::put(&mut head, moment);
-        let stored = Stored::new(self.next_batch, ordinal, &rows, head, memory, batch.committed_at)?;
+        let mut memory = Some(std::mem::take(&mut batch.memory));
+        let (mut stored, mut left) = (Vec::with_capacity(stretches.len().max(1)), rows.as_slice());
+        for (i, id) in (0..stretches.len().max(1)).zip(self.next_batch..) {
+            let (some, rest) =
+                left.split_at(stretches.get(i).map_or(left.len(), |(_, n)| *n).min(left.len()));
+            // The last is of what goes last, and stays longest.
+            let memory = if i + 1 >= stretches.len() { memory.take() } else { None }.unwrap_or_default();
+            stored.push(Stored::new(id, ordinal, some, head.clone(), memory, batch.committed_at)?);
+            left = rest;
+        }
         let end = self.next_seq + rows.len() as u64;
         self.lease.need_seq(&self.files, end)?;
         let mut folding = std::mem::take(&mut self.rejects);
         let folded = self.transact(["append: before", "append: after"], |tx| {
-            stored.insert(tx)?;
+            stored.iter().try_for_each(|batch| batch.insert(tx))?;
             series.values().try_for_each(|entry| save_series(tx, entry, ordinal))?;
             batch.gaps.iter().try_for_each(|gap| super::rejects::save_gap(tx, gap))?;
             batch.settings.iter().try_for_each(|(key, value)| super::keep(tx, key, value))?;
@@ -410,18 +424,23 @@ impl Buffer {
         self.rejects = folding;
         folded?;
         self.current.books = books;
-        self.tail.note(self.next_batch);
+        self.tail.note(self.next_batch + stored.len() as i64 - 1);
         self.next_seq = end;
-        self.next_batch += 1;
+        self.next_batch += stored.len() as i64;
         series.into_values().for_each(|entry| self.dictionary.put(entry, ordinal, true));
         self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
-        self.spans.add(&stored.span);
-        if moment.synced || rows.is_empty() {
-            self.waiting.add(&stored.span, rows.iter(), &self.dictionary);
-        } else {
-            self.held.insert(stored.span.id, stored.span.min_ts);
+        for Stored { span, .. } in &stored {
+            self.spans.add(span);
         }
-        Ok(Appended { batch: Some(stored.span), rows, new_series: new, refused })
+        let mut left = rows.iter();
+        for Stored { span, .. } in &stored {
+            if moment.synced || span.rows == 0 {
+                self.waiting.add(span, left.by_ref().take(span.rows as usize), &self.dictionary);
+            } else {
+                self.held.insert(span.id, span.min_ts);
+            }
+        }
+        Ok(Appended { batch: stored.last().map(|s| s.span), rows, new_series: new, refused })
     }
 
     /// Gives the readings of one message their series and seq, or refuses the whole message.
@@ -483,6 +502,12 @@ impl Buffer {
             *staged.per_device.entry((&facts.name, device)).or_default() += count;
         }
         *fresh += unknown.len();
+        if !message.readings.is_empty() {
+            match staged.stretches.last_mut() {
+                Some((priority, rows)) if *priority == facts.priority => *rows += message.readings.len(),
+                _ => staged.stretches.push((facts.priority, message.readings.len())),
+            }
+        }
         for (reading, ident) in message.readings.iter().zip(idents) {
             let key = match staged.keys.get(&ident) {
                 Some(key) => *key,

@@ -16,8 +16,11 @@
 //!
 //! What lies on disk, byte by byte, and what a start does with it: `FORMAT.md`.
 //!
-//! **What is deliberately absent.** Clocks (time is an argument), channels, budgets (the pipeline asks
-//! [`Buffer::stats`]), MQTT, the bucket, and any reading of Parquet: bytes and manifests are handed in.
+//! **What goes under a full budget.** [`quota`] decides how much, from sizes alone; the pipeline which, because it knows
+//! priorities and windows; [`Buffer::give_up`] and [`Buffer::shed_aggregates`] do it, each with its gaps.
+//!
+//! **What is deliberately absent.** Clocks (time is an argument), channels, MQTT, the bucket, and any reading of Parquet:
+//! bytes and manifests are handed in.
 
 mod ballast;
 mod bits;
@@ -30,6 +33,7 @@ mod epoch;
 mod error;
 mod faults;
 mod files;
+mod gaps;
 mod journal;
 mod leaf;
 mod lease;
@@ -38,6 +42,7 @@ mod open;
 mod outbox;
 mod migrate;
 mod pages;
+pub mod quota;
 mod readback;
 pub mod reader;
 mod rejects;
@@ -45,11 +50,13 @@ mod retry;
 pub mod row;
 mod salvage;
 mod seal;
+mod shed;
 mod sqlite;
 mod stamp;
 mod stats;
 mod sums;
 mod tail;
+mod thin;
 mod thread;
 mod trim;
 mod varint;
@@ -83,6 +90,7 @@ pub use row::{BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 pub use seal::{Contents, KeptDecisions, Picked, Sealing, Taken};
 pub use stamp::MoveMemory;
 pub use stats::{EpochEnd, SegmentCount, Stats};
+pub use thin::{Cut, Fate, GivenUp, Recall, Waits};
 pub use thread::{BufferThread, ThreadError};
 pub use waiting::ToSeal;
 
@@ -133,6 +141,7 @@ pub struct Buffer {
     held: BTreeMap<i64, Timestamp>,
     spans: journal::Spans,
     rejects: rejects::Folding,
+    gaps: gaps::Growing,
     /// Segments that must be read back before anything is sealed, by epoch and number.
     pending: BTreeMap<(Epoch, u64), ReadbackItem>,
     /// Rows of registered segments whose files are gone; the next release deletes them.

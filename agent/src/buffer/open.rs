@@ -162,6 +162,7 @@ impl Buffer {
         let lease = LeaseFile::found(&files, lease.unwrap_or(nothing));
         let mut buffer = Self {
             rejects: Folding::load(&sql)?,
+            gaps: Default::default(),
             sql,
             files,
             lease,

@@ -124,9 +124,11 @@ pub(super) fn save_gap(tx: &Connection, gap: &GapRow) -> Result<(), BufferError>
 }
 
 impl Buffer {
-    /// Gaps that no segment holds, in the order of their ids; seal those of one namespace and day of `from_ts` together.
+    /// Gaps that no segment holds, in the order of their ids; those handed out grow no more. Seal those of one namespace
+    /// and day of `from_ts` together.
     pub fn gaps_to_seal(&mut self) -> Result<Vec<GapRow>, BufferError> {
         self.guarded(|b| {
+            b.gaps.freeze();
             let sql = format!("SELECT {GAP_COLUMNS} FROM gap WHERE sealed_epoch IS NULL ORDER BY id");
             let mut select = b.sql.prepare_cached(&sql)?;
             let mut found = select.query([])?;

@@ -326,6 +326,21 @@ impl Buffer {
         })
     }
 
+    /// Calls `f` for each set of kept decisions that may hold a window which ends after `after`, in the order in which they
+    /// were taken; those whose segment was superseded are left out.
+    pub fn each_decision(&mut self, after: Timestamp, mut f: impl FnMut(&[u8])) -> Result<(), BufferError> {
+        self.guarded(|b| {
+            let mut select = b.sql.prepare_cached(
+                "SELECT decisions FROM decision WHERE superseded = 0 AND newest > ?1 ORDER BY epoch, number",
+            )?;
+            let mut found = select.query([after.0])?;
+            while let Some(r) = found.next()? {
+                f(&r.get::<_, Vec<u8>>(0)?);
+            }
+            Ok(())
+        })
+    }
+
     /// All kept decisions in the order in which they were taken; those whose segment was superseded are left out.
     pub fn decisions(&mut self) -> Result<Vec<Vec<u8>>, BufferError> {
         self.guarded(|b| {

@@ -5,6 +5,7 @@ mod damages;
 mod model;
 mod promises;
 mod reading;
+mod thin;
 mod versions;
 mod walk;
 
@@ -76,19 +77,17 @@ const GATEWAY: &str = "gw-1";
 const START: i64 = 1_767_225_600_000_000;
 
 fn sources() -> Vec<SourceFacts> {
+    let source = |name: &str, namespace: Namespace, max_series, priority| SourceFacts {
+        name: name.into(),
+        namespace,
+        max_series,
+        max_device_series: max_series,
+        priority,
+    };
     vec![
-        SourceFacts {
-            name: "plant".into(),
-            namespace: Namespace::default(),
-            max_series: 10,
-            max_device_series: 10,
-        },
-        SourceFacts {
-            name: "office".into(),
-            namespace: Namespace::new("office").unwrap(),
-            max_series: 1,
-            max_device_series: 1,
-        },
+        source("plant", Namespace::default(), 10, 5),
+        source("office", Namespace::new("office").unwrap(), 1, 5),
+        source("hall", Namespace::default(), 10, 2),
     ]
 }
 
@@ -157,6 +156,36 @@ impl World {
     fn append(&mut self, buffer: &mut Buffer, rows: usize) -> Result<Appended, BufferError> {
         let batch = self.batch(rows);
         buffer.append(batch, &sources())
+    }
+
+    /// The same with every third reading from the source of least priority.
+    fn append_mixed(&mut self, buffer: &mut Buffer, rows: usize) -> Result<Appended, BufferError> {
+        let mut batch = self.batch(rows);
+        let mut of_hall = batch.accepted.clone();
+        for (message, is_hall) in [(&mut batch.accepted, false), (&mut of_hall, true)] {
+            let keep = |r: &Reading| matches!(r.value, Value::Int(v) if (v % 3 == 0) == is_hall);
+            message.iter_mut().for_each(|m| m.readings.retain(keep));
+        }
+        of_hall.iter_mut().for_each(|m| m.source = 2);
+        // What goes last comes first: the buffer puts it in order.
+        batch.accepted.extend(of_hall);
+        batch.messages = MessageCounters { received: 2, accepted: 2, ..Default::default() };
+        buffer.append(batch, &sources())
+    }
+
+    /// Gives up the first `batches` that are to go; the first half of each is represented. Tells how many readings.
+    fn give_up(&mut self, buffer: &mut Buffer, batches: usize) -> Result<GivenUp, BufferError> {
+        let priority = |name: &str| sources().iter().find(|s| s.name == name).map_or(9, |s| s.priority);
+        let mut cuts = Vec::new();
+        for batch in buffer.first_to_go(&priority).into_iter().take(batches) {
+            if let Some(waits) = buffer.waits(batch)? {
+                let half = waits.rows.len() / 2;
+                let fate = |i| if i < half { Fate::Summarised } else { Fate::Shed };
+                cuts.push(Cut { batch, fates: (0..waits.rows.len()).map(fate).collect() });
+            }
+        }
+        let recall = Recall { since: self.now.plus(-5_000_000), readings: 100 };
+        buffer.give_up(&cuts, recall, self.now)
     }
 
     fn manifest(

@@ -1,6 +1,6 @@
 //! What waits to be sealed, by namespace and day: an index in memory over the batches that have such rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tributary_contract::id::Namespace;
 use tributary_contract::time::{Day, Timestamp};
@@ -38,11 +38,17 @@ struct Part {
     max_ts: Timestamp,
     received: Timestamp,
     committed: Timestamp,
+    /// Places of its sources in the index's list, each once.
+    sources: Vec<u16>,
 }
 
 /// The index.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(BTreeMap<(Namespace, Day), BTreeMap<i64, Part>>);
+pub(super) struct Waiting {
+    groups: BTreeMap<(Namespace, Day), BTreeMap<i64, Part>>,
+    /// Names of sources.
+    sources: Vec<String>,
+}
 
 impl Waiting {
     /// Adds rows of one batch that wait.
@@ -52,12 +58,19 @@ impl Waiting {
         rows: impl Iterator<Item = &'a Row>,
         dictionary: &Dictionary,
     ) {
-        let mut names: BTreeMap<u32, Namespace> = BTreeMap::new();
+        let mut names: BTreeMap<u32, (Namespace, u16)> = BTreeMap::new();
         for row in rows {
-            let namespace = names.entry(row.series).or_insert_with(|| {
-                dictionary.get(row.series).map(|e| e.namespace.clone()).unwrap_or_default()
-            });
-            let group = self.0.entry((namespace.clone(), row.ts.day())).or_default();
+            let (namespace, source) = match names.get(&row.series) {
+                Some(known) => known.clone(),
+                None => {
+                    let entry = dictionary.get(row.series);
+                    let source = self.place_of(entry.as_ref().map_or("", |e| &e.source));
+                    let name = (entry.map(|e| e.namespace.clone()).unwrap_or_default(), source);
+                    names.insert(row.series, name.clone());
+                    name
+                }
+            };
+            let group = self.groups.entry((namespace, row.ts.day())).or_default();
             let part = group.entry(batch.id).or_insert(Part {
                 rows: 0,
                 bytes: 0,
@@ -65,7 +78,11 @@ impl Waiting {
                 max_ts: row.ts,
                 received: row.received_at,
                 committed: batch.committed_at,
+                sources: Vec::new(),
             });
+            if !part.sources.contains(&source) {
+                part.sources.push(source);
+            }
             part.rows += 1;
             part.bytes += block::estimate(row);
             part.min_ts = part.min_ts.min(row.ts);
@@ -74,26 +91,58 @@ impl Waiting {
         }
     }
 
+    fn place_of(&mut self, source: &str) -> u16 {
+        let known = self.sources.iter().position(|s| s == source).unwrap_or_else(|| {
+            self.sources.push(source.to_owned());
+            self.sources.len() - 1
+        });
+        u16::try_from(known).unwrap_or(u16::MAX)
+    }
+
+    /// Batches that have rows, those that are to go first before the others: by priority, then age. A batch that holds
+    /// several priorities has the greatest.
+    pub(super) fn first_to_go(&self, priority: &dyn Fn(&str) -> u8) -> Vec<(u8, i64)> {
+        let priorities: Vec<u8> = self.sources.iter().map(|s| priority(s)).collect();
+        let mut batches: HashMap<i64, u8> = HashMap::new();
+        for (batch, part) in self.groups.values().flatten() {
+            let of_part = part.sources.iter().filter_map(|s| priorities.get(usize::from(*s))).max();
+            let known = batches.entry(*batch).or_default();
+            *known = (*known).max(of_part.copied().unwrap_or(0));
+        }
+        let mut order: Vec<(u8, i64)> =
+            batches.into_iter().map(|(batch, priority)| (priority, batch)).collect();
+        order.sort_unstable();
+        order
+    }
+
+    /// Forgets all rows of a batch.
+    pub(super) fn remove(&mut self, batch: i64) {
+        self.groups.retain(|_, group| {
+            group.remove(&batch);
+            !group.is_empty()
+        });
+    }
+
     /// Forgets the rows of a batch that belong to one namespace and day.
     pub(super) fn remove_part(&mut self, namespace: &Namespace, day: Day, batch: i64) {
         let key = (namespace.clone(), day);
-        if let Some(group) = self.0.get_mut(&key) {
+        if let Some(group) = self.groups.get_mut(&key) {
             group.remove(&batch);
             if group.is_empty() {
-                self.0.remove(&key);
+                self.groups.remove(&key);
             }
         }
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.groups.clear();
     }
 
     /// Oldest batches of a group, whole, until one of the limits would be passed; the first one always.
     pub(super) fn pick(&self, namespace: &Namespace, day: Day, max_rows: u64, max_bytes: u64) -> Vec<i64> {
         let (mut rows, mut bytes) = (0u64, 0u64);
-        let Some(group) = self.0.get(&(namespace.clone(), day)) else { return Vec::new() };
+        let Some(group) = self.groups.get(&(namespace.clone(), day)) else { return Vec::new() };
         let mut picked = Vec::new();
         for (id, part) in group {
             rows += part.rows;
@@ -108,7 +157,7 @@ impl Waiting {
 
     /// A summary of each group, in the order of namespace and day.
     pub(super) fn summary(&self) -> Vec<ToSeal> {
-        let groups = self.0.iter().filter_map(|((namespace, day), parts)| {
+        let groups = self.groups.iter().filter_map(|((namespace, day), parts)| {
             Some(ToSeal {
                 namespace: namespace.clone(),
                 day: *day,
@@ -125,11 +174,11 @@ impl Waiting {
 
     /// How many rows wait.
     pub(super) fn rows(&self) -> u64 {
-        self.0.values().flat_map(|g| g.values()).map(|p| p.rows).sum()
+        self.groups.values().flat_map(|g| g.values()).map(|p| p.rows).sum()
     }
 
     /// Least event time of what waits.
     pub(super) fn oldest(&self) -> Option<Timestamp> {
-        self.0.values().flat_map(|g| g.values()).map(|p| p.min_ts).min()
+        self.groups.values().flat_map(|g| g.values()).map(|p| p.min_ts).min()
     }
 }

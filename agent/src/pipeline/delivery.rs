@@ -17,6 +17,7 @@ use tributary_contract::time::Timestamp;
 use super::clock::until;
 use super::report::report;
 use super::shared::{Shared, StartAgain};
+use super::thinning::verdict;
 use crate::buffer::{Entry, EpochEnd, Progress};
 use crate::config::ReleaseOn;
 use crate::upload::answer::Answer;
@@ -91,6 +92,7 @@ impl<B: Bucket> Deliverer<B> {
     /// Whatever the buffer says. What the bucket says is no error here: it is tried again, and shown.
     pub async fn pass(&mut self, now: Timestamp) -> anyhow::Result<Duration> {
         self.bound_waits(now);
+        self.make_room(now).await?;
         if now < self.rest_until {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }
@@ -110,6 +112,24 @@ impl<B: Bucket> Deliverer<B> {
         self.trim().await?;
         self.write_status(now).await?;
         self.next_wait().await
+    }
+
+    /// Sheds aggregates where even they don't fit any more. Here, because nobody else may have one of them in hand.
+    async fn make_room(&self, now: Timestamp) -> anyhow::Result<()> {
+        let (_, verdict) = verdict(&self.shared, false).await?;
+        if verdict.aggregates > 0 {
+            let goal = verdict.aggregates;
+            let bytes = self.shared.buffer.run(move |b| b.shed_aggregates(goal, now)).await??;
+            if bytes > 0 {
+                warn!(bytes, "shed: there is no room even for aggregates");
+                let why = "the buffer is full: aggregates are shed that the bucket doesn't have".to_owned();
+                let mut live = self.shared.live();
+                if !live.losses.contains(&why) {
+                    live.losses.push(why);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// No wait is longer than it may ever be: one that is was begun before the clock stepped back.

@@ -441,6 +441,7 @@ pub fn facts_of(config: &Config) -> Vec<SourceFacts> {
         namespace: s.namespace.clone(),
         max_series: config.limits.series,
         max_device_series: config.limits.device_series,
+        priority: s.priority,
     };
     config.sources.iter().map(facts).collect()
 }

@@ -19,6 +19,7 @@ pub mod retry;
 mod sealing;
 mod tools;
 mod shared;
+mod thinning;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,7 @@ use tributary_contract::time::Timestamp;
 use super::counters::Counters;
 use super::intake::redelivered_by_rule;
 use super::shared::Shared;
+use super::thinning::verdict;
 use crate::buffer::Stats;
 use crate::buffer::reader::FLASH;
 use crate::config::HOUR;
@@ -22,7 +23,9 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     let stats = shared.buffer.run(|b| b.stats()).await??;
     let free = free_bytes(&shared.config.state_dir);
     keep_ballast(shared, &stats, free).await?;
-    let stopped = budget(shared, &stats, free);
+    let resting = shared.live().intake_stopped.is_some();
+    let (sizes, verdict) = verdict(shared, resting).await?;
+    let stopped = verdict.stop.map(|stop| stop.to_string());
     let live = {
         let mut live = shared.live();
         live.intake_stopped = stopped;
@@ -44,6 +47,7 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
         too_late: shared.windows().too_late(),
         buffer: BufferStatus {
             bytes: stats.bytes,
+            reusable: sizes.reusable,
             max_bytes: shared.config.buffer.max_bytes,
             disk_free: free,
             batches: stats.batches,
@@ -69,7 +73,7 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
         receipt: live.receipt,
         flash: Some(flash),
         intake_stopped: live.intake_stopped,
-        losses: live.losses,
+        losses: live.losses.into_iter().chain(live.shedding).collect(),
         notices: live.notices.into_values().collect(),
     };
     shared.status.send_replace(Arc::new(judge(facts)));
@@ -140,29 +144,8 @@ const fn has_room(ballast: u64, min_free: u64, free: u64) -> bool {
     free >= ballast.saturating_mul(2) && free >= ballast.saturating_add(min_free)
 }
 
-/// Why intake must rest, if it must: the brokers keep what isn't acknowledged.
-fn budget(shared: &Shared, stats: &Stats, free: Option<u64>) -> Option<String> {
-    let settings = &shared.config.buffer;
-    let show = |n: u64| bytesize::ByteSize(n).display().iec().to_string();
-    if stats.bytes >= settings.max_bytes {
-        let (has, may) = (show(stats.bytes), show(settings.max_bytes));
-        return Some(format!(
-            "the buffer holds {has}, its budget is {may}: nothing is taken in until some is delivered"
-        ));
-    }
-    match free {
-        Some(free) if free < settings.min_free => {
-            let (has, least) = (show(free), show(settings.min_free));
-            Some(format!(
-                "the disk has {has} free, it must keep {least}: nothing is taken in until there is more"
-            ))
-        }
-        _ => None,
-    }
-}
-
 /// Free bytes of the file system that holds `path`, for one without privileges.
-fn free_bytes(path: &std::path::Path) -> Option<u64> {
+pub(super) fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -21,7 +21,7 @@ use crate::buffer::{
     Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
     SeriesEntry,
 };
-use crate::config::HOUR;
+use crate::config::{HOUR, Segment};
 use crate::offload::offload;
 use crate::segment::columns::{Provenance, TableRow};
 use crate::segment::parquet::{Builder, Encoded};
@@ -33,6 +33,7 @@ use crate::upload::classify::{Outcome, classify};
 use crate::window::Decided;
 use crate::window::decision::Seen;
 use crate::window::emit::{Emission, Emitter, Priors};
+use crate::window::open::Plan;
 
 /// Batches whose rows are held in memory at once while a segment is encoded.
 const BATCHES_AT_ONCE: usize = 32;
@@ -46,7 +47,11 @@ const FORGET_EVERY: i64 = HOUR;
 
 /// The sealing loop's own memory.
 pub struct Sealer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    /// When readings were last thinned.
+    pub(super) thinned_at: Option<Timestamp>,
+    /// When readings were last shed.
+    pub(super) shed_at: Option<Timestamp>,
     /// When windows were last asked which may close.
     windows_at: Option<Timestamp>,
     /// When decisions were last looked through.
@@ -58,7 +63,14 @@ pub struct Sealer {
 impl Sealer {
     /// A sealer that has done nothing yet.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, windows_at: None, forgot_at: None, waiting_since: HashMap::new() }
+        Self {
+            shared,
+            thinned_at: None,
+            shed_at: None,
+            windows_at: None,
+            forgot_at: None,
+            waiting_since: HashMap::new(),
+        }
     }
 
     /// Does everything that is due at `now`; tells how many segments were made.
@@ -71,7 +83,10 @@ impl Sealer {
         }
         let mut sealed = self.close_windows(now).await?;
         self.forget_decisions(now).await?;
-        while let Some((next, rest)) = self.next(now).await? {
+        loop {
+            // Between any two segments: a great backlog is sealed for long.
+            let room = self.make_room(now).await?;
+            let Some((next, rest)) = self.next(room.segment, now).await? else { break };
             let made = self.seal_next(next, rest, now).await?;
             sealed += made;
             if made == 0 {
@@ -195,32 +210,41 @@ impl Sealer {
             let drained = self.shared.live().drained.iter().all(|d| *d);
             let Some(plan) = self.shared.windows().due_of(through, now, drained) else { return Ok(sealed) };
             debug!(windows = plan.windows.len(), spans = plan.spans.len(), "closing windows");
-            let late = plan.windows.iter().any(|w| w.late);
-            let names = Arc::clone(&self.shared.dictionary);
-            let (emitter, priors) = self
-                .shared
-                .buffer
-                .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
-                    let mut priors = Priors::of(&plan);
-                    if late {
-                        decoded(&b.decisions()?).for_each(|decided| priors.take(&decided));
-                    }
-                    let lookup = |key| names.get(key);
-                    let spans = plan.spans.clone();
-                    let mut emitter = Emitter::new(plan);
-                    for (from, to) in spans {
-                        b.scan(from, to, |row| emitter.add(row, &lookup))?;
-                    }
-                    Ok((emitter, priors))
-                })
-                .await??;
-            let folded = emitter.finish(&|key| priors.get(key));
-            for emission in folded.emissions {
-                self.seal_emission(emission, now).await?;
-                sealed += 1;
-            }
+            sealed += self.emit(plan, now).await?;
+        }
+    }
+
+    /// Folds the windows of a plan and seals what comes of it; tells how many segments that made.
+    pub(super) async fn emit(&self, plan: Plan, now: Timestamp) -> anyhow::Result<u64> {
+        let decided = plan.has_decided();
+        let frozen = plan.seen.frozen;
+        let names = Arc::clone(&self.shared.dictionary);
+        let (emitter, priors) = self
+            .shared
+            .buffer
+            .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
+                let mut priors = Priors::of(&plan);
+                if decided {
+                    decoded(&b.decisions()?).for_each(|decided| priors.take(&decided));
+                }
+                let lookup = |key| names.get(key);
+                let spans = plan.spans.clone();
+                let mut emitter = Emitter::new(plan);
+                for (from, to) in spans {
+                    b.scan(from, to, |row| emitter.add(row, &lookup))?;
+                }
+                Ok((emitter, priors))
+            })
+            .await??;
+        let folded = emitter.finish(&|key| priors.get(key));
+        let sealed = folded.emissions.len() as u64;
+        for emission in folded.emissions {
+            self.seal_emission(emission, now).await?;
+        }
+        if !frozen {
             self.shared.windows().passed_over(&folded.passed_over);
         }
+        Ok(sealed)
     }
 
     /// Drops decisions on windows that can't be corrected any more, but for what still says up to where they are closed.
@@ -263,8 +287,13 @@ impl Sealer {
         Ok(())
     }
 
-    /// The next segment to make of what the journal and its side tables hold; and what waits besides.
-    async fn next(&mut self, now: Timestamp) -> anyhow::Result<Option<(Next, Vec<Group>)>> {
+    /// The next segment to make of what the journal and its side tables hold, one of readings of at most `most` bytes or,
+    /// without that, none of them; and what waits besides.
+    async fn next(
+        &mut self,
+        most: Option<u64>,
+        now: Timestamp,
+    ) -> anyhow::Result<Option<(Next, Vec<Group>)>> {
         let (readings, series, gaps, rejects) = self
             .shared
             .buffer
@@ -298,7 +327,12 @@ impl Sealer {
             let (namespace, table, day) = group;
             groups.push(Group { namespace, table, day, rows, bytes: rows * 64, oldest });
         }
-        let next = plan::next(&groups, &self.shared.config.segment, now, false);
+        let own = &self.shared.config.segment;
+        let settings = Segment { max_bytes: most.unwrap_or(own.max_bytes).min(own.max_bytes), ..own.clone() };
+        if most.is_none() {
+            groups.retain(|g| g.table != Table::Readings);
+        }
+        let next = plan::next(&groups, &settings, now, false);
         Ok(next.map(|next| (next, groups)))
     }
 

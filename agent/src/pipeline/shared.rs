@@ -59,6 +59,8 @@ pub struct Live {
     pub clock_synced: bool,
     /// Why nothing is taken in now.
     pub intake_stopped: Option<String>,
+    /// That readings are shed, while they are.
+    pub shedding: Option<String>,
     /// What this start found lost.
     pub losses: Vec<String>,
     /// What was written to flash since this process began.

@@ -1,5 +1,6 @@
 //! What the loops promise over a real buffer and a bucket in memory: nothing let go too early, nothing stuck for ever.
 
+mod budget;
 mod clock;
 mod readback;
 mod stories;
@@ -55,6 +56,11 @@ struct World {
 
 impl World {
     fn new(more: &str) -> Self {
+        Self::with(more, |_| {})
+    }
+
+    /// The same with what the configuration wouldn't allow.
+    fn with(more: &str, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             r#"
@@ -74,12 +80,15 @@ impl World {
             dir.path().join("state").display()
         );
         let facts = parse::Facts { env: &|_| None, hostname: None, serial: None };
-        let config = Arc::new(parse::parse(&[("agent.toml".into(), text)], &facts).unwrap());
+        let mut config = parse::parse(&[("agent.toml".into(), text)], &facts).unwrap();
+        change(&mut config);
+        let config = Arc::new(config);
         let fact = |s: &crate::config::Source| SourceFacts {
             name: s.name.clone(),
             namespace: s.namespace.clone(),
             max_series: 1000,
             max_device_series: 1000,
+            priority: s.priority,
         };
         Self {
             _dir: dir,

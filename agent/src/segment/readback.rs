@@ -10,7 +10,10 @@ use std::sync::Arc;
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use ::parquet::errors::ParquetError;
-use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use tributary_contract::digest::Digest;
@@ -23,6 +26,7 @@ use tributary_contract::time::Timestamp;
 use super::parquet::SEEN_KEY;
 use crate::buffer::row::RejectKey;
 use crate::window::decision::{Decided, Decision, Seen};
+use crate::window::merge::Part;
 
 /// More rows than any segment has; a footer that claims more is no segment's.
 const MAX_ROWS: u64 = 100_000_000;
@@ -145,9 +149,28 @@ fn decode(bytes: Bytes) -> Result<Readback, ReadbackError> {
 const fn own_columns(table: Table) -> &'static [&'static str] {
     match table {
         Table::Readings => &["seq"],
-        Table::Aggregates => {
-            &["window_start", "window_end", "window_name", "device", "series", "samples", "revision", "late"]
-        }
+        Table::Aggregates => &[
+            "window_start",
+            "window_end",
+            "window_name",
+            "device",
+            "series",
+            "samples",
+            "value_min",
+            "value_max",
+            "value_mean",
+            "value_sum",
+            "value_stddev",
+            "value_first",
+            "value_last",
+            "first_ts",
+            "last_ts",
+            "time_weighted_mean",
+            "coverage",
+            "revision",
+            "late",
+            "partial",
+        ],
         Table::Series => &["series"],
         Table::Gaps => &["id"],
         Table::Rejects => &["received_at", "topic", "source", "reason"],
@@ -237,6 +260,8 @@ fn collect(
             let (devices, ids) = (texts("device")?, texts("series")?);
             let (samples, late) = (longs("samples")?, longs("late")?);
             let revisions = column::<Int32Array>(batch, "revision")?;
+            let partial = column::<BooleanArray>(batch, "partial")?;
+            let parts = Parts::of(batch)?;
             for i in 0..batch.num_rows() {
                 let (start, end) = (Timestamp(starts.value(i)), Timestamp(ends.value(i)));
                 if end <= start {
@@ -252,6 +277,11 @@ fn collect(
                     revision: revisions.value(i),
                     samples: count(Some(samples.value(i)))?,
                     late: count(Some(late.value(i)))?,
+                    part: if partial.value(i) {
+                        Some(parts.get(i, count(Some(samples.value(i)))?))
+                    } else {
+                        None
+                    },
                 });
             }
         }
@@ -276,6 +306,52 @@ fn collect(
         }
     }
     Ok(())
+}
+
+/// The columns of `aggregates` that make a mergeable part.
+struct Parts<'b> {
+    /// In the order of the fields of [`Part`].
+    numbers: [&'b Float64Array; 9],
+    first_ts: &'b TimestampMicrosecondArray,
+    last_ts: &'b TimestampMicrosecondArray,
+}
+
+impl<'b> Parts<'b> {
+    fn of(batch: &'b RecordBatch) -> Result<Self, ReadbackError> {
+        let of = |name| column::<Float64Array>(batch, name);
+        let numbers = [
+            of("value_min")?,
+            of("value_max")?,
+            of("value_mean")?,
+            of("value_sum")?,
+            of("value_stddev")?,
+            of("value_first")?,
+            of("value_last")?,
+            of("time_weighted_mean")?,
+            of("coverage")?,
+        ];
+        let of = |name| column::<TimestampMicrosecondArray>(batch, name);
+        Ok(Self { numbers, first_ts: of("first_ts")?, last_ts: of("last_ts")? })
+    }
+
+    fn get(&self, i: usize, samples: u64) -> Part {
+        let known = self.numbers.map(|column| column.is_valid(i).then(|| column.value(i)));
+        let [min, max, mean, sum, stddev, first, last, time_weighted_mean, coverage] = known;
+        Part {
+            samples,
+            min: min.unwrap_or_default(),
+            max: max.unwrap_or_default(),
+            mean,
+            sum,
+            stddev,
+            first: first.unwrap_or_default(),
+            last: last.unwrap_or_default(),
+            first_ts: Timestamp(self.first_ts.value(i)),
+            last_ts: Timestamp(self.last_ts.value(i)),
+            time_weighted_mean,
+            coverage: coverage.unwrap_or_default(),
+        }
+    }
 }
 
 fn column<'b, A: Array + 'static>(

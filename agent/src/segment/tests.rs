@@ -127,7 +127,7 @@ fn encode<R: TableRow>(rows: Vec<R>) -> Encoded {
 }
 
 fn seen() -> Seen {
-    Seen { at: DAY.start(), ordinal: 0, through: 9, settled: 8, open_from: Some(DAY.start()) }
+    Seen { at: DAY.start(), ordinal: 0, through: 9, settled: 8, open_from: Some(DAY.start()), frozen: false }
 }
 
 fn encode_aggregates(rows: Vec<AggregateRow>) -> Encoded {

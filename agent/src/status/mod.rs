@@ -153,8 +153,9 @@ fn health(facts: &Facts) -> (Health, Vec<String>) {
         degraded(format!("the bucket can't be reached since {since}: {why}"));
     }
     let buffer = &facts.buffer;
-    if buffer.max_bytes > 0 && buffer.bytes >= buffer.max_bytes / 100 * FILLING_PERCENT {
-        let (bytes, max) = (bytesize::ByteSize(buffer.bytes), bytesize::ByteSize(buffer.max_bytes));
+    let in_use = buffer.bytes.saturating_sub(buffer.reusable);
+    if buffer.max_bytes > 0 && in_use >= buffer.max_bytes / 100 * FILLING_PERCENT {
+        let (bytes, max) = (bytesize::ByteSize(in_use), bytesize::ByteSize(buffer.max_bytes));
         degraded(format!("the buffer holds {bytes} of {max}"));
     }
     let segments = &facts.segments;

@@ -3,10 +3,11 @@
 //! They are the only thing that is stored of windows: the bytes of [`Decided::encode`] in the transaction of the seal,
 //! and [`Seen`] once more in the segment's footer, so that a segment that is read back restores them too.
 //!
-//! Bytes, all integers as LEB128, signed ones zigzag: format (1); seen (at, ordinal, through, settled, 0 or 1 and
+//! Bytes, all integers as LEB128, signed ones zigzag: format (1, or 2 where windows were thinned); seen (at, ordinal, through, settled, 0 or 1 and
 //! open_from); texts (count, then length and UTF-8 each); windows (count, then text and size each); decisions (count,
 //! then window, namespace's text, device's text, series in 8 bytes big-endian, start less the start before, revision,
-//! samples, late each).
+//! samples, late each). Format 2 has, behind open_from, whether the windows were frozen, and behind each decision 0, or 1
+//! and its mergeable part: which of the optional numbers are there (byte), then the part's numbers in 8 bytes each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,10 +17,14 @@ use tributary_contract::id::Namespace;
 use tributary_contract::series::SeriesId;
 use tributary_contract::time::Timestamp;
 
+use super::merge::Part;
+
 const FORMAT: u64 = 1;
+/// With what can be carried on of windows whose readings are gone.
+const FORMAT_WITH_PARTS: u64 = 2;
 
 /// One window of one series, emitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     /// Owner of the data.
     pub namespace: Namespace,
@@ -39,6 +44,8 @@ pub struct Decision {
     pub samples: u64,
     /// How many of these had come after the window was first closed.
     pub late: u64,
+    /// What can be carried on without its readings, where these may be gone.
+    pub part: Option<Part>,
 }
 
 /// What was known when a set of decisions was taken.
@@ -54,10 +61,13 @@ pub struct Seen {
     pub settled: u64,
     /// Least start of a window that had readings and wasn't closed; none if there was no such window.
     pub open_from: Option<Timestamp>,
+    /// The windows weren't closed: they were emitted as far as they were, because their readings had to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// A set of decisions that becomes durable at once, with its segment of `aggregates`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decided {
     /// What was known.
     pub seen: Seen,
@@ -79,7 +89,7 @@ pub struct DecisionKey {
 }
 
 /// What is asked of an earlier decision on the same window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prior {
     /// Ordinal of the epoch that took it.
     pub ordinal: u32,
@@ -93,13 +103,17 @@ pub struct Prior {
     pub late: u64,
     /// The seq up to which it had looked.
     pub through: u64,
+    /// What can be carried on without its readings.
+    pub part: Option<Part>,
 }
 
 /// Why stored decisions can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecisionError {
     /// Written by a later version of the agent.
-    #[error("decisions have format {0}, this agent knows {FORMAT}: start the newer agent again")]
+    #[error(
+        "decisions have format {0}, this agent knows up to {FORMAT_WITH_PARTS}: start the newer agent again"
+    )]
     Format(u64),
     /// Not what [`Decided::encode`] wrote.
     #[error("decisions aren't readable: {what} at byte {at}")]
@@ -128,8 +142,8 @@ impl Decided {
     pub fn priors(&self) -> impl Iterator<Item = (DecisionKey, Prior)> + '_ {
         self.decisions.iter().map(|d| {
             let Seen { ordinal, through, .. } = self.seen;
-            let (revision, end, samples, late) = (d.revision, d.end, d.samples, d.late);
-            (d.key(), Prior { ordinal, revision, end, samples, late, through })
+            let (revision, end, samples, late, part) = (d.revision, d.end, d.samples, d.late, d.part);
+            (d.key(), Prior { ordinal, revision, end, samples, late, through, part })
         })
     }
 
@@ -139,6 +153,7 @@ impl Decided {
         let mut windows: Vec<(u64, i64)> = Vec::new();
         let mut rows = Vec::new();
         let mut before = 0i64;
+        let with_parts = self.seen.frozen || self.decisions.iter().any(|d| d.part.is_some());
         for d in &self.decisions {
             let window = (texts.index(&d.window), d.end.0.wrapping_sub(d.start.0));
             let at = windows.iter().position(|w| *w == window).unwrap_or_else(|| {
@@ -154,9 +169,17 @@ impl Decided {
             signed(&mut rows, i64::from(d.revision));
             unsigned(&mut rows, d.samples);
             unsigned(&mut rows, d.late);
+            match &d.part {
+                _ if !with_parts => {}
+                None => rows.push(0),
+                Some(part) => {
+                    rows.push(1);
+                    part.put(&mut rows);
+                }
+            }
         }
         let mut out = Vec::with_capacity(rows.len() + 64);
-        unsigned(&mut out, FORMAT);
+        unsigned(&mut out, if with_parts { FORMAT_WITH_PARTS } else { FORMAT });
         signed(&mut out, self.seen.at.0);
         unsigned(&mut out, u64::from(self.seen.ordinal));
         unsigned(&mut out, self.seen.through);
@@ -164,6 +187,9 @@ impl Decided {
         unsigned(&mut out, u64::from(self.seen.open_from.is_some()));
         if let Some(from) = self.seen.open_from {
             signed(&mut out, from.0);
+        }
+        if with_parts {
+            out.push(u8::from(self.seen.frozen));
         }
         unsigned(&mut out, texts.list.len() as u64);
         for text in &texts.list {
@@ -184,10 +210,11 @@ impl Decided {
     /// warrants.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecisionError> {
         let mut r = Reader { bytes, at: 0 };
-        match r.unsigned()? {
-            FORMAT => {}
+        let with_parts = match r.unsigned()? {
+            FORMAT => false,
+            FORMAT_WITH_PARTS => true,
             other => return Err(DecisionError::Format(other)),
-        }
+        };
         let at = Timestamp(r.signed()?);
         let ordinal = u32::try_from(r.unsigned()?).map_err(|_| r.damaged("an ordinal"))?;
         let (through, settled) = (r.unsigned()?, r.unsigned()?);
@@ -196,6 +223,7 @@ impl Decided {
             1 => Some(Timestamp(r.signed()?)),
             _ => return Err(r.damaged("a flag")),
         };
+        let frozen = with_parts && r.flag()?;
         let texts: Vec<Arc<str>> = r.list(1, Reader::text)?;
         let text = |r: &mut Reader<'_>| {
             r.unsigned().and_then(|i| r.pick(&texts, i, "the number of a text").cloned())
@@ -215,12 +243,13 @@ impl Decided {
             let end = end.ok_or_else(|| r.damaged("the end of a window behind its start"))?;
             let revision = i32::try_from(r.signed()?).map_err(|_| r.damaged("a revision"))?;
             let (samples, late, start) = (r.unsigned()?, r.unsigned()?, Timestamp(start));
-            Ok(Decision { namespace, window, device, series, start, end, revision, samples, late })
+            let part = if with_parts && r.flag()? { Some(r.part(samples)?) } else { None };
+            Ok(Decision { namespace, window, device, series, start, end, revision, samples, late, part })
         })?;
         if r.at != bytes.len() {
             return Err(r.damaged("the end"));
         }
-        Ok(Self { seen: Seen { at, ordinal, through, settled, open_from }, decisions })
+        Ok(Self { seen: Seen { at, ordinal, through, settled, open_from, frozen }, decisions })
     }
 }
 
@@ -293,6 +322,21 @@ impl Reader<'_> {
         Ok(taken)
     }
 
+    fn flag(&mut self) -> Result<bool, DecisionError> {
+        match self.take(1, "a flag")? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(self.damaged("a flag")),
+        }
+    }
+
+    fn part(&mut self, samples: u64) -> Result<Part, DecisionError> {
+        let at = self.at;
+        let bytes = self.take(Part::BYTES, "a mergeable part")?;
+        Part::read(bytes, samples)
+            .ok_or(DecisionError::Damaged { what: "a mergeable part of finite numbers", at })
+    }
+
     fn eight(&mut self) -> Result<[u8; 8], DecisionError> {
         let mut out = [0; 8];
         out.copy_from_slice(self.take(8, "eight bytes")?);
@@ -346,6 +390,7 @@ mod tests {
             revision,
             samples: 60,
             late: 0,
+            part: None,
         };
         Decided {
             seen: Seen {
@@ -354,6 +399,7 @@ mod tests {
                 through: 1_000,
                 settled: 990,
                 open_from: Some(Timestamp(-5)),
+                frozen: false,
             },
             decisions: vec![
                 decision("a", -3, 1),
@@ -390,19 +436,22 @@ mod tests {
     prop_compose! {
         fn any_decision()(ns in "[a-z0-9_]{1,5}", window in ".{0,5}", device in ".{0,5}", series in any::<u64>(),
                           start in i64::MIN..i64::MAX / 2, size in 1..i64::MAX / 2, revision in any::<i32>(),
-                          samples in any::<u64>(), late in any::<u64>()) -> Decision {
+                          samples in any::<u64>(), late in any::<u64>(),
+                          part in prop::option::of(crate::window::merge::tests::any_part())) -> Decision {
+            let part = part.map(|p| Part { samples, ..p });
             Decision { namespace: Namespace::new(ns).unwrap(), window: window.into(), device: device.into(),
                        series: SeriesId(series), start: Timestamp(start), end: Timestamp(start + size),
-                       revision, samples, late }
+                       revision, samples, late, part }
         }
     }
 
     proptest! {
         #[test]
         fn decisions_come_back(decisions in prop::collection::vec(any_decision(), 0..20), at in any::<i64>(),
-                               ordinal in any::<u32>(), seqs in any::<(u64, u64)>(), open in any::<Option<i64>>()) {
+                               ordinal in any::<u32>(), seqs in any::<(u64, u64)>(), open in any::<Option<i64>>(),
+                               frozen in any::<bool>()) {
             let seen = Seen { at: Timestamp(at), ordinal, through: seqs.0, settled: seqs.1,
-                              open_from: open.map(Timestamp) };
+                              open_from: open.map(Timestamp), frozen };
             let set = Decided { seen, decisions };
             prop_assert_eq!(Decided::decode(&set.encode()).unwrap(), set);
         }

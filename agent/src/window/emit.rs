@@ -8,8 +8,9 @@ use tributary_contract::quality::Quality;
 use tributary_contract::series::SeriesId;
 use tributary_contract::time::{Day, Timestamp};
 
-use super::decision::{Decided, Decision, DecisionKey, Prior};
+use super::decision::{Decided, Decision, DecisionKey, Prior, Seen};
 use super::fold::{Aggregate, Sample, fold, put_in_order};
+use super::merge::{Part, merge};
 use super::open::{DueWindow, Plan};
 use super::{align, has_trusted_time, has_trusted_value};
 use crate::buffer::row::{Row, SeriesEntry};
@@ -39,7 +40,7 @@ pub struct AggregateRow {
     pub revision: i32,
     /// Readings in it that came after it had first been closed.
     pub late: u64,
-    /// Whether readings of it had been thinned before.
+    /// Whether readings of it had been thinned before, or it was frozen so that they can be.
     pub partial: bool,
     /// Doubts of its readings, those left out for their value included.
     pub quality: Quality,
@@ -88,8 +89,8 @@ pub struct Priors {
 impl Priors {
     /// Nothing found yet.
     pub fn of(plan: &Plan) -> Self {
-        let late = plan.windows.iter().filter(|w| w.late);
-        Self { wanted: late.filter_map(|w| plan.key(w)).collect(), found: HashMap::new() }
+        let decided = plan.windows.iter().filter(|w| w.late || w.frozen);
+        Self { wanted: decided.filter_map(|w| plan.key(w)).collect(), found: HashMap::new() }
     }
 
     /// Takes what the plan wants out of one set; sets may come in any order.
@@ -185,7 +186,8 @@ impl Emitter {
     /// Folds what was collected. `prior` gives the newest earlier decision on a window, if one is kept.
     ///
     /// A window that was decided before is emitted again only if the journal still holds every reading of that decision
-    /// and newer ones beside: a correction must never say less than what it corrects.
+    /// and newer ones beside, or if the decision kept what can be merged with them: a correction must never say less than
+    /// what it corrects.
     pub fn finish(self, prior: &dyn Fn(&DecisionKey) -> Option<Prior>) -> Folded {
         let Self { plan, slots, .. } = self;
         let mut passed_over = Vec::new();
@@ -197,10 +199,20 @@ impl Emitter {
             };
             put_in_order(&mut slot.samples);
             let carried = slot.before.map(|(_, _, value)| value);
-            let row = match revise(&slot.samples, window, plan.seen.ordinal, prior(&key)) {
-                Revised::Emit { revision, late } => fold(&slot.samples, carried, window.start, window.end)
+            let revised = revise(&slot.samples, window, &plan.seen, prior(&key));
+            let folded = match &revised {
+                Revised::Emit { known: None, .. } => {
+                    fold(&slot.samples, carried, window.start, window.end).map(|a| (a, plan.seen.frozen))
+                }
+                Revised::Emit { known: Some(known), .. } => {
+                    Some(carry_on(known, &slot.samples, carried, window))
+                }
+                Revised::PassOver { .. } => None,
+            };
+            let row = match revised {
+                Revised::Emit { revision, late, .. } => folded
                     .zip(slot.latest)
-                    .map(|(aggregate, (_, _, key_of_latest))| AggregateRow {
+                    .map(|((aggregate, partial), (_, _, key_of_latest))| AggregateRow {
                         start: window.start,
                         end: window.end,
                         window: Arc::clone(&key.window),
@@ -208,7 +220,7 @@ impl Emitter {
                         aggregate,
                         revision,
                         late,
-                        partial: false,
+                        partial,
                         quality: slot.doubts,
                     })
                     .ok_or(0),
@@ -229,6 +241,7 @@ impl Emitter {
                         revision: row.revision,
                         samples: row.aggregate.samples,
                         late: row.late,
+                        part: row.partial.then(|| Part::of(&row.aggregate)),
                     };
                     let of_day = emitted.entry((window.start.day(), series.namespace.clone())).or_default();
                     of_day.0.push(row);
@@ -247,20 +260,44 @@ impl Emitter {
 }
 
 enum Revised {
-    Emit { revision: i32, late: u64 },
+    Emit { revision: i32, late: u64, known: Option<Kept> },
     PassOver { too_late: u64 },
 }
 
-fn revise(samples: &[Sample], window: &DueWindow, ordinal: u32, prior: Option<Prior>) -> Revised {
-    let all = samples.len() as u64;
+/// What an earlier decision kept of a window.
+struct Kept {
+    part: Part,
+    /// Up to which seq its readings are in the part.
+    through: u64,
+    /// Whether the journal holds all of them still.
+    whole: bool,
+}
+
+/// The window carried on from what was kept of it; and whether that makes it partial.
+fn carry_on(kept: &Kept, samples: &[Sample], carried: Option<f64>, window: &DueWindow) -> (Aggregate, bool) {
+    let more: Vec<Sample> = samples.iter().filter(|s| s.seq > kept.through).copied().collect();
+    let merged = merge(&kept.part, &more, window.start, window.end);
+    match fold(samples, carried, window.start, window.end).filter(|_| kept.whole) {
+        // The value carried over from before the window may be gone, though its own readings are there.
+        Some(whole) if whole.coverage < merged.coverage => {
+            let Aggregate { time_weighted_mean, coverage, .. } = merged;
+            (Aggregate { time_weighted_mean, coverage, ..whole }, false)
+        }
+        Some(whole) => (whole, false),
+        None => (merged, true),
+    }
+}
+
+fn revise(samples: &[Sample], window: &DueWindow, seen: &Seen, prior: Option<Prior>) -> Revised {
+    let (all, ordinal) = (samples.len() as u64, seen.ordinal);
     let Some(prior) = prior else {
         let late = if window.late { all } else { 0 };
-        return Revised::Emit { revision: first_revision(ordinal), late };
+        return Revised::Emit { revision: first_revision(ordinal), late, known: None };
     };
     let next = prior.revision.saturating_add(1);
     if prior.end != window.end {
         // The definition was given another size: the row has the same name, and says something else.
-        return Revised::Emit { revision: next, late: 0 };
+        return Revised::Emit { revision: next, late: 0, known: None };
     }
     let known = if prior.ordinal == ordinal {
         samples.iter().filter(|s| s.seq <= prior.through).count() as u64
@@ -269,11 +306,20 @@ fn revise(samples: &[Sample], window: &DueWindow, ordinal: u32, prior: Option<Pr
         all.min(prior.samples)
     };
     let new = all - known;
-    if known != prior.samples {
-        Revised::PassOver { too_late: new }
-    } else if new == 0 {
-        Revised::PassOver { too_late: 0 }
-    } else {
-        Revised::Emit { revision: next, late: prior.late.saturating_add(new) }
+    let late = prior.late.saturating_add(if window.late { new } else { 0 });
+    let whole = known == prior.samples;
+    match prior.part.filter(|_| prior.ordinal == ordinal) {
+        // A frozen window that closes with all its readings there is whole after all.
+        Some(part) if new > 0 || (whole && window.frozen && !seen.frozen) => {
+            let through = prior.through;
+            Revised::Emit {
+                revision: next,
+                late,
+                known: Some(Kept { part, through, whole: whole && !seen.frozen }),
+            }
+        }
+        None if whole && new > 0 => Revised::Emit { revision: next, late, known: None },
+        Some(_) => Revised::PassOver { too_late: 0 },
+        None => Revised::PassOver { too_late: if whole { 0 } else { new } },
     }
 }

@@ -54,14 +54,14 @@ pub struct Aggregate {
     pub first_ts: Timestamp,
     /// Event time of the latest reading.
     pub last_ts: Timestamp,
-    /// Median.
-    pub p50: f64,
+    /// Median; of a window some of whose readings are gone it isn't known, as the other two aren't.
+    pub p50: Option<f64>,
     /// 95th percentile.
-    pub p95: f64,
+    pub p95: Option<f64>,
     /// 99th percentile.
-    pub p99: f64,
-    /// Mean weighted by how long each value held.
-    pub time_weighted_mean: f64,
+    pub p99: Option<f64>,
+    /// Mean weighted by how long each value held; not known where a reading came before others that are gone.
+    pub time_weighted_mean: Option<f64>,
     /// Share of the window, 0 to 1, for which a value was known.
     pub coverage: f64,
 }
@@ -99,15 +99,15 @@ pub fn fold(samples: &[Sample], carried: Option<f64>, start: Timestamp, end: Tim
         last: last.value,
         first_ts: first.ts,
         last_ts: last.ts,
-        p50: percentile(&sorted, 0.50),
-        p95: percentile(&sorted, 0.95),
-        p99: percentile(&sorted, 0.99),
-        time_weighted_mean: time_weighted_mean.clamp(low, high),
+        p50: Some(percentile(&sorted, 0.50)),
+        p95: Some(percentile(&sorted, 0.95)),
+        p99: Some(percentile(&sorted, 0.99)),
+        time_weighted_mean: Some(time_weighted_mean.clamp(low, high)),
         coverage,
     })
 }
 
-fn sum_of(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn sum_of(values: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut lost) = (0.0_f64, 0.0_f64);
     for v in values {
         let next = sum + v;
@@ -117,16 +117,22 @@ fn sum_of(values: impl Iterator<Item = f64>) -> f64 {
     sum + lost
 }
 
-fn stddev(samples: &[Sample]) -> Option<f64> {
-    if samples.len() < 2 {
-        return None;
-    }
+/// Mean, and sum of the squared distances from it.
+pub(super) fn squares(samples: &[Sample]) -> (f64, f64) {
     let (mut mean, mut squares) = (0.0_f64, 0.0_f64);
     for (before, s) in samples.iter().enumerate() {
         let off = s.value - mean;
         mean += off / (before + 1) as f64;
         squares += off * (s.value - mean);
     }
+    (mean, squares)
+}
+
+fn stddev(samples: &[Sample]) -> Option<f64> {
+    if samples.len() < 2 {
+        return None;
+    }
+    let (_, squares) = squares(samples);
     let deviation = (squares / (samples.len() - 1) as f64).max(0.0).sqrt();
     Some(deviation).filter(|d| d.is_finite() && squares.is_finite())
 }
@@ -193,16 +199,16 @@ mod tests {
             (a.sum.unwrap(), GOLDEN_SUM),
             (a.mean.unwrap(), GOLDEN_MEAN),
             (a.stddev.unwrap(), GOLDEN_STDDEV),
-            (a.p50, GOLDEN_P50),
-            (a.p95, GOLDEN_P95),
-            (a.p99, GOLDEN_P99),
-            (a.time_weighted_mean, GOLDEN_TWM),
+            (a.p50.unwrap(), GOLDEN_P50),
+            (a.p95.unwrap(), GOLDEN_P95),
+            (a.p99.unwrap(), GOLDEN_P99),
+            (a.time_weighted_mean.unwrap(), GOLDEN_TWM),
             (a.coverage, 59.0 / 60.0),
         ] {
             assert!(near(got, expected), "{got} is not {expected}");
         }
         let carried = fold(&samples(), Some(100.0), START, END).unwrap();
-        assert!(near(carried.time_weighted_mean, GOLDEN_TWM_CARRIED), "{}", carried.time_weighted_mean);
+        assert!(near(carried.time_weighted_mean.unwrap(), GOLDEN_TWM_CARRIED), "{carried:?}");
         assert_eq!(carried.coverage, 1.0);
         assert_eq!(
             (carried.max, carried.samples),
@@ -215,7 +221,7 @@ mod tests {
     fn one_reading_has_no_deviation_and_no_reading_no_aggregate() {
         let one = [Sample { ts: Timestamp(15 * SECOND), seq: 1, value: 2.5 }];
         let a = fold(&one, None, START, END).unwrap();
-        assert_eq!((a.stddev, a.p50, a.p99, a.time_weighted_mean), (None, 2.5, 2.5, 2.5));
+        assert_eq!((a.stddev, a.p50, a.p99, a.time_weighted_mean), (None, Some(2.5), Some(2.5), Some(2.5)));
         assert_eq!(a.coverage, 0.75);
         assert_eq!(fold(&[], Some(1.0), START, END), None);
     }
@@ -226,7 +232,7 @@ mod tests {
         let mut all = vec![tie(9, 9.0), tie(7, 7.0), tie(8, 8.0)];
         put_in_order(&mut all);
         let a = fold(&all, None, START, END).unwrap();
-        assert_eq!((a.first, a.last, a.time_weighted_mean), (7.0, 9.0, 9.0));
+        assert_eq!((a.first, a.last, a.time_weighted_mean), (7.0, 9.0, Some(9.0)));
     }
 
     #[test]
@@ -241,10 +247,10 @@ mod tests {
     fn a_statistic_beyond_a_double_is_none() {
         let big = |seq, value| Sample { ts: Timestamp(seq as i64), seq, value };
         let a = fold(&[big(1, f64::MAX), big(2, f64::MAX)], None, START, END).unwrap();
-        assert_eq!((a.sum, a.mean, a.p50), (None, Some(f64::MAX), f64::MAX));
+        assert_eq!((a.sum, a.mean, a.p50), (None, Some(f64::MAX), Some(f64::MAX)));
         let a = fold(&[big(1, -f64::MAX), big(2, f64::MAX)], None, START, END).unwrap();
-        assert_eq!((a.stddev, a.p50), (None, 0.0));
-        assert!(a.p95.is_finite() && a.time_weighted_mean.is_finite());
+        assert_eq!((a.stddev, a.p50), (None, Some(0.0)));
+        assert!(a.p95.unwrap().is_finite() && a.time_weighted_mean.unwrap().is_finite());
     }
 
     prop_compose! {
@@ -290,9 +296,10 @@ mod tests {
                     let (from, to) = (i as f64 / (n - 1.0), (i + 1) as f64 / (n - 1.0));
                     (p <= to).then(|| pair[0] + (pair[1] - pair[0]) * (p - from) / (to - from))
                 });
-                prop_assert!((got - drawn.unwrap_or(sorted[0])).abs() < 1e-6);
+                prop_assert!((got.unwrap() - drawn.unwrap_or(sorted[0])).abs() < 1e-6);
             }
-            prop_assert!(a.min <= a.p50 && a.p50 <= a.p95 && a.p95 <= a.p99 && a.p99 <= a.max);
+            let order = [Some(a.min), a.p50, a.p95, a.p99, Some(a.max)];
+            prop_assert!(order.windows(2).all(|pair| pair[0] <= pair[1]));
             // Between two borders one value holds: the last at or before the first of them.
             let (mut held, mut known) = (0.0, 0.0);
             let mut borders: Vec<i64> = all.iter().map(|s| s.ts.0).chain([0, MINUTE]).collect();
@@ -304,7 +311,7 @@ mod tests {
                     known += (pair[1] - pair[0]) as f64;
                 }
             }
-            prop_assert!((a.time_weighted_mean - held / known).abs() < 1e-6);
+            prop_assert!((a.time_weighted_mean.unwrap() - held / known).abs() < 1e-6);
             prop_assert!((a.coverage - known / MINUTE as f64).abs() < 1e-12);
         }
     }

@@ -29,14 +29,21 @@
 //! each with the seq up to which it has seen the journal, so that a restart neither forgets a late reading nor takes a
 //! decision twice.
 //!
+//! **What a full buffer takes.** Readings of closed windows leave with nothing lost but themselves: [`represent`] says for
+//! which of them an aggregate stands. An open window that needs readings which must go is *frozen* first
+//! ([`Windows::freeze`]): emitted as far as it is, with its mergeable part ([`merge`]), and marked `partial`. When it
+//! closes it is emitted again, merged with what came since; if in the end all its readings are there still, it is whole.
+//!
 //! **What is deliberately absent.** A clock, a disk, hopping windows, and windows in local time.
 
 pub mod align;
 pub mod watermark;
+pub mod fold;
+pub mod merge;
 pub mod decision;
 pub mod open;
-pub mod fold;
 pub mod emit;
+pub mod represent;
 
 pub use decision::{Decided, Decision};
 pub use open::{Plan, Windows};

@@ -51,6 +51,8 @@ pub struct Windows {
     keys: HashMap<u32, u32>,
     /// Ordered by start within definition and device: windows of a device close in the order of time.
     waiting: BTreeMap<Unit, Waiting>,
+    /// Windows that were frozen and aren't closed, with the seq up to which their readings were looked at.
+    frozen: BTreeMap<Unit, u64>,
     through: u64,
     settled: u64,
     open_from: Option<Timestamp>,
@@ -136,6 +138,8 @@ pub struct DueWindow {
     pub end: Timestamp,
     /// Whether it was closed before: then an earlier decision may be known.
     pub late: bool,
+    /// Whether it was frozen before: then an earlier decision is known.
+    pub frozen: bool,
     /// About how many readings it holds.
     pub readings: u64,
 }
@@ -153,8 +157,8 @@ pub struct PlanSeries {
 
 impl Plan {
     /// Whether an earlier decision may be known on any of its windows.
-    pub fn has_late(&self) -> bool {
-        self.windows.iter().any(|w| w.late)
+    pub fn has_decided(&self) -> bool {
+        self.windows.iter().any(|w| w.late || w.frozen)
     }
 
     /// The name of one of its windows, as decisions have it.
@@ -188,6 +192,25 @@ impl Retention {
     }
 }
 
+/// What of the journal is needed now: stretches of event time, of each what has a seq above another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    ordinal: u32,
+    after: Vec<(u64, Retention)>,
+}
+
+impl Needed {
+    /// Whether a reading of this batch may be needed.
+    pub fn needs(&self, batch: &BatchSpan) -> bool {
+        let last = batch.first_seq.saturating_add(u64::from(batch.rows));
+        // Seqs of another epoch can't be compared.
+        let foreign = batch.epoch != self.ordinal;
+        self.after
+            .iter()
+            .any(|(seq, retention)| (foreign || last > seq.saturating_add(1)) && retention.needs(batch))
+    }
+}
+
 impl Windows {
     /// The windows of `definitions`, nothing known yet. `ordinal`: how many epochs the buffer had before this one; with
     /// a new epoch begin anew: [`Windows::new`], [`Windows::restore`], [`Windows::observe`].
@@ -205,6 +228,7 @@ impl Windows {
             series_numbers: HashMap::new(),
             keys: HashMap::new(),
             waiting: BTreeMap::new(),
+            frozen: BTreeMap::new(),
             through: 0,
             settled: 0,
             open_from: None,
@@ -228,7 +252,11 @@ impl Windows {
     /// Takes back decisions of before a restart, in the order of their seals, before the first
     /// [`Windows::observe`].
     pub fn restore(&mut self, decided: &Decided) {
-        self.close(decided);
+        if decided.seen.frozen {
+            self.froze(decided);
+        } else {
+            self.close(decided);
+        }
         if decided.seen.ordinal == self.ordinal {
             self.take_seen(&decided.seen);
         }
@@ -331,6 +359,13 @@ impl Windows {
                 closing.settle(now, definition.window.correction_horizon);
             }
         }
+        let (devices, definitions) = (&self.devices, &self.definitions);
+        self.frozen.retain(|unit, _| {
+            let size = definitions.get(usize::from(unit.definition)).map_or(0, |d| d.window.size);
+            let closing =
+                devices.get(unit.device as usize).and_then(|d| d.closings.get(usize::from(unit.definition)));
+            closing.is_some_and(|c| c.standing(align::end_of(unit.start, size)) != Standing::Settled)
+        });
         let mut due: Vec<(Unit, &Waiting)> = self
             .waiting
             .iter()
@@ -350,6 +385,38 @@ impl Windows {
         }
         due.truncate(taken);
         (!due.is_empty()).then(|| self.plan(&due, now))
+    }
+
+    /// The open windows that need readings with event times in `[from, to]` and aren't frozen with all readings up to
+    /// `through` (as [`Windows::through`] was before the first call): at most as many as the bounds allow. What is decided
+    /// on them doesn't close them. Call again after [`Windows::applied`] until there is none.
+    pub fn freeze(&self, from: Timestamp, to: Timestamp, through: u64, now: Timestamp) -> Option<Plan> {
+        let mut due: Vec<(Unit, &Waiting)> = Vec::new();
+        let (mut windows, mut readings) = (0usize, 0u64);
+        for (unit, waiting) in &self.waiting {
+            let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
+            let size = definition.window.size;
+            let needs = unit.start.plus(-size) <= to && from < align::end_of(unit.start, size);
+            let fresh = self.frozen.get(unit).is_none_or(|frozen| {
+                *frozen < through && waiting.touched.iter().any(|t| t.last_seq > *frozen)
+            });
+            if waiting.late || !needs || !fresh {
+                continue;
+            }
+            windows += waiting.touched.len();
+            readings += waiting.touched.iter().map(|t| self.expected(unit, waiting, t)).sum::<u64>();
+            if !due.is_empty() && (windows > self.bounds.windows || readings > self.bounds.readings) {
+                break;
+            }
+            due.push((*unit, waiting));
+        }
+        if due.is_empty() {
+            return None;
+        }
+        let plan = self.plan(&due, now);
+        // Nothing is settled by it: a restart finds what it would have found before.
+        let before = Seen { frozen: true, ..plan.before };
+        Some(Plan { seen: before, before, ..plan })
     }
 
     fn may_close(&self, unit: &Unit, now: Timestamp, drained: bool) -> bool {
@@ -393,6 +460,7 @@ impl Windows {
                     start: unit.start,
                     end,
                     late: waiting.late,
+                    frozen: self.frozen.contains_key(unit),
                     readings,
                 });
             }
@@ -403,7 +471,8 @@ impl Windows {
         let settled = late_rest.map_or(self.through, |seq| seq.saturating_sub(1)).max(self.settled);
         let open_from = rest().filter(|(_, w)| !w.late).map(|(unit, _)| unit.start).min();
         let all_open_from = self.waiting.iter().filter(|(_, w)| !w.late).map(|(unit, _)| unit.start).min();
-        let seen = Seen { at: now, ordinal: self.ordinal, through: self.through, settled, open_from };
+        let (ordinal, through) = (self.ordinal, self.through);
+        let seen = Seen { at: now, ordinal, through, settled, open_from, frozen: false };
         Plan {
             seen,
             before: Seen { settled: self.settled, open_from: all_open_from, ..seen },
@@ -416,6 +485,9 @@ impl Windows {
 
     /// Takes note of decisions that are durable now.
     pub fn applied(&mut self, decided: &Decided) {
+        if decided.seen.frozen {
+            return self.froze(decided);
+        }
         let mut counts: HashMap<u16, (u64, u64)> = HashMap::new();
         for decision in &decided.decisions {
             if let Some((unit, series)) = self.find(&decision.key()) {
@@ -482,6 +554,21 @@ impl Windows {
         (!decisions.is_empty()).then_some(Decided { seen: decided.seen, decisions })
     }
 
+    /// What of the journal windows need that aren't closed, or have late readings that no decision covers: where there is
+    /// no room for corrections to come. Of a frozen window that is what came after it was frozen.
+    pub fn needed_now(&self) -> Needed {
+        let mut stretches: BTreeMap<u64, Vec<(Timestamp, Timestamp)>> = BTreeMap::new();
+        for (unit, waiting) in &self.waiting {
+            let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
+            let size = definition.window.size;
+            let frozen = self.frozen.get(unit).copied().filter(|_| !waiting.late).unwrap_or(0);
+            let stretch = (unit.start.plus(-size), align::end_of(unit.start, size));
+            stretches.entry(frozen).or_default().push(stretch);
+        }
+        let after = stretches.into_iter().map(|(seq, s)| (seq, Retention { stretches: merged(s) }));
+        Needed { ordinal: self.ordinal, after: after.collect() }
+    }
+
     /// What of the journal windows may still need.
     pub fn retention(&self) -> Retention {
         let size = |number: usize| self.definitions.get(number).map_or(0, |d| d.window.size);
@@ -540,6 +627,23 @@ impl Windows {
         marks.collect::<Option<Vec<_>>>()?.into_iter().min()
     }
 
+    /// Takes note of windows that were emitted as far as they are, and stay open.
+    fn froze(&mut self, decided: &Decided) {
+        let own = decided.seen.ordinal == self.ordinal;
+        for d in &decided.decisions {
+            let Some(number) = self.definitions.iter().position(|known| known.name == d.window) else {
+                continue;
+            };
+            let device = self.device_of(&d.namespace, &d.device);
+            let unit = Unit { definition: number as u16, device, start: d.start };
+            // Seqs of another epoch say nothing of this one's.
+            self.frozen.insert(unit, if own { decided.seen.through } else { 0 });
+        }
+        if own {
+            self.take_seen(&decided.seen);
+        }
+    }
+
     fn take_seen(&mut self, seen: &Seen) {
         self.through = self.through.max(seen.through);
         self.settled = seen.settled;
@@ -559,6 +663,7 @@ impl Windows {
                 continue;
             };
             let device = self.device_of(&d.namespace, &d.device);
+            self.frozen.remove(&Unit { definition: number as u16, device, start: d.start });
             let horizon = self.definitions.get(number).map_or(0, |def| def.window.correction_horizon);
             if let Some(closing) =
                 self.devices.get_mut(device as usize).and_then(|dev| dev.closings.get_mut(number))

@@ -17,6 +17,13 @@ pub async fn json(address: SocketAddr, path: &str) -> Option<serde_json::Value> 
     serde_json::from_slice(answer.get(body..)?).ok()
 }
 
+/// The text at `path`, whatever the status code, or `None` when there is none.
+pub async fn text(address: SocketAddr, path: &str) -> Option<String> {
+    let answer = tokio::time::timeout(ANSWER_WITHIN, get(address, path)).await.ok()?.ok()?;
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
+    String::from_utf8(answer.get(body..)?.to_vec()).ok()
+}
+
 async fn get(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
     // HTTP/1.0: the answer comes unchunked and ends with the connection.

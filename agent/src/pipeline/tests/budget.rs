@@ -1,0 +1,470 @@
+//! Budgets: floods and long absences of the bucket on small buffers, against plain arithmetic.
+
+use std::collections::BTreeMap;
+
+use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use proptest::prelude::*;
+use tributary_contract::counters::Counters;
+use tributary_contract::manifest::MANIFEST_KEY;
+
+use super::*;
+
+const KIB: u64 = 1 << 10;
+
+/// Three sources, by priority; the last one's readings are text, for which no aggregate can stand.
+const SOURCES: &str = r#"
+[[source]]
+name = "low"
+topics = ["low/{device}/{metric}"]
+priority = 2
+[[source]]
+name = "high"
+topics = ["high/{device}/{metric}"]
+priority = 8
+[[source]]
+name = "words"
+topics = ["words/{device}/{metric}"]
+priority = 4
+"#;
+/// Places in the configuration, behind the world's own.
+const LOW: usize = 1;
+const HIGH: usize = 2;
+const WORDS: usize = 3;
+
+fn world(windows: &str, max_bytes: u64) -> World {
+    World::with(&format!("{windows}{SOURCES}"), |config| {
+        config.buffer.max_bytes = max_bytes;
+        config.buffer.min_free = 0;
+        config.segment.max_age = 15 * MINUTE;
+        config.status.listen = None;
+    })
+}
+
+/// What was acknowledged of each source.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Taken(BTreeMap<String, u64>);
+
+/// What no compression makes smaller.
+fn noise(seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    format!("{:016x}{:016x}", random.u64(..), random.u64(..))
+}
+
+impl World {
+    /// One commit of `each` readings of each source in `of`, that were taken in the last `span` microseconds.
+    async fn flood(&self, shared: &Shared, of: &[usize], each: u64, span: i64, taken: &mut Taken) {
+        let now = self.now();
+        let message = |source: usize| {
+            let one = |i: u64| Reading {
+                ts: now.plus(-(span / each as i64) * (each - i) as i64),
+                device: format!("d{}", i % 3),
+                metric: "m".into(),
+                tags: Default::default(),
+                row_tags: [("n".to_owned(), noise(now.0 as u64 ^ (source as u64) << 40 ^ i << 20))].into(),
+                value: if source == WORDS {
+                    Value::Text(format!("state {}", i % 7))
+                } else {
+                    Value::Float((now.0 / 1_000_000 % 977) as f64 / 8.0 + i as f64 * 1.37)
+                },
+                unit: None,
+                quality: Quality::GOOD,
+            };
+            Accepted { source, received_at: now, readings: (0..each).map(one).collect() }
+        };
+        let n = of.len() as u64;
+        let batch = NewBatch {
+            accepted: of.iter().map(|source| message(*source)).collect(),
+            messages: MessageCounters { received: n, accepted: n, ..Default::default() },
+            memory: vec![7; 20 * of.len()],
+            committed_at: now,
+            ..NewBatch::default()
+        };
+        let sources = Arc::clone(&self.sources);
+        let appended = shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();
+        let names = Arc::clone(&shared.dictionary);
+        shared.windows().observe(&appended.rows, &|key| names.get(key), now);
+        for source in of {
+            *taken.0.entry(self.sources[*source].name.clone()).or_default() += each;
+        }
+    }
+
+    /// Everything to the bucket and, as receipts say, into the table; until nothing is left.
+    async fn drain(&self, shared: &Arc<Shared>) {
+        let mut sealer = Sealer::new(Arc::clone(shared));
+        let mut deliverer = self.deliverer(shared);
+        for revision in 1..200 {
+            self.later(16 * MINUTE);
+            sealer.pass(&*self.bucket, self.now()).await.unwrap();
+            deliverer.pass(self.now()).await.unwrap();
+            let all = entries(shared).await;
+            let delivered = |e: &Entry| matches!(e.state, crate::buffer::Progress::Delivered { .. });
+            let all: Vec<Entry> = all.into_iter().filter(delivered).collect();
+            self.register_delivered(revision, shared, &all).await;
+            deliverer.pass(self.now()).await.unwrap();
+            let counters = laws(shared).await;
+            let left = counters.readings.waiting() + counters.readings.outstanding();
+            if left == 0 && entries(shared).await.is_empty() {
+                let gaps = shared.buffer.run(|b| b.gaps_to_seal()).await.unwrap().unwrap();
+                if gaps.is_empty() {
+                    return;
+                }
+            }
+        }
+        panic!("it never ends: {:?}", entries(shared).await);
+    }
+
+    /// A receipt of everything up to the newest of `entries`.
+    async fn register_delivered(&self, revision: u64, shared: &Arc<Shared>, delivered: &[Entry]) {
+        let ends = shared.buffer.run(|b| b.epochs()).await.unwrap();
+        let mut epochs: BTreeMap<Epoch, EpochReceipt> = Default::default();
+        for end in ends {
+            let of_epoch: Vec<&Entry> = delivered.iter().filter(|e| e.epoch == end.epoch).collect();
+            let Some(highest) = of_epoch.iter().max_by_key(|e| e.number) else { continue };
+            let said = epochs.entry(end.epoch).or_default();
+            of_epoch.iter().for_each(|e| {
+                said.registered.insert(e.number.get());
+            });
+            said.highest = Some(Link { number: highest.number, digest: highest.digest });
+        }
+        let receipt = Receipt {
+            version: FORMAT_VERSION,
+            gateway: self.config.gateway.clone(),
+            revision,
+            written_at: self.now(),
+            epochs,
+            snapshots: Default::default(),
+        };
+        let key = self.config.bucket.prefix.receipt(&self.config.gateway);
+        self.bucket.put_replace(&key, receipt.to_json().into_bytes().into()).await.unwrap();
+    }
+}
+
+/// Both laws now.
+async fn laws(shared: &Shared) -> Counters {
+    let stats = shared.buffer.run(|b| b.stats()).await.unwrap().unwrap();
+    let counters = stats.books.counters;
+    counters.check().unwrap();
+    assert_eq!(counters.readings.waiting(), stats.waiting_rows);
+    counters
+}
+
+/// What a bucket holds, counted by programs of this test.
+#[derive(Debug, Default)]
+struct Lake {
+    /// Rows of `readings` by source.
+    readings: BTreeMap<String, u64>,
+    /// Readings in gaps by source and reason.
+    gaps: BTreeMap<(String, String), u64>,
+    /// Number of rows of `gaps`.
+    gap_rows: u64,
+    /// Of each window of each series the samples of the newest revision, and whether that is partial.
+    windows: BTreeMap<(String, String, i64), (i32, i64, bool)>,
+}
+
+fn texts<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
+    batch.column_by_name(name).unwrap().as_any().downcast_ref().unwrap()
+}
+
+fn longs<'a>(batch: &'a RecordBatch, name: &str) -> &'a Int64Array {
+    batch.column_by_name(name).unwrap().as_any().downcast_ref().unwrap()
+}
+
+impl Lake {
+    fn of(world: &World) -> Self {
+        let mut lake = Self::default();
+        for key in world.bucket.keys().iter().filter(|key| key.ends_with(".parquet")) {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(world.bucket.object(key).unwrap()).unwrap();
+            let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
+            let json = pairs.iter().find(|pair| pair.key == MANIFEST_KEY).unwrap().value.clone().unwrap();
+            let manifest = Manifest::from_json(&json).unwrap();
+            manifest.counters.check().unwrap();
+            for batch in reader.build().unwrap() {
+                lake.count(manifest.table, &batch.unwrap());
+            }
+        }
+        lake
+    }
+
+    fn count(&mut self, table: Table, batch: &RecordBatch) {
+        for i in 0..batch.num_rows() {
+            match table {
+                Table::Readings => {
+                    *self.readings.entry(texts(batch, "source").value(i).into()).or_default() += 1;
+                }
+                Table::Gaps => {
+                    let key =
+                        (texts(batch, "source").value(i).into(), texts(batch, "reason").value(i).into());
+                    *self.gaps.entry(key).or_default() += longs(batch, "readings").value(i) as u64;
+                    self.gap_rows += 1;
+                }
+                Table::Aggregates => {
+                    let start: &TimestampMicrosecondArray =
+                        batch.column_by_name("window_start").unwrap().as_any().downcast_ref().unwrap();
+                    let revisions: &Int32Array =
+                        batch.column_by_name("revision").unwrap().as_any().downcast_ref().unwrap();
+                    let partial: &arrow::array::BooleanArray =
+                        batch.column_by_name("partial").unwrap().as_any().downcast_ref().unwrap();
+                    let p50 = batch.column_by_name("value_p50").unwrap();
+                    assert_eq!(
+                        p50.is_null(i),
+                        partial.value(i) && p50.is_null(i),
+                        "only partial ones lack it"
+                    );
+                    let key = (
+                        texts(batch, "window_name").value(i).into(),
+                        texts(batch, "series").value(i).into(),
+                        start.value(i),
+                    );
+                    let new = (revisions.value(i), longs(batch, "samples").value(i), partial.value(i));
+                    let known = self.windows.entry(key).or_insert(new);
+                    if new.0 > known.0 {
+                        assert!(new.1 >= known.1, "a later revision says no less: {known:?} {new:?}");
+                        *known = new;
+                    }
+                }
+                Table::Series | Table::Rejects | Table::Alerts => {}
+            }
+        }
+    }
+
+    fn samples(&self, window: &str) -> u64 {
+        self.windows.iter().filter(|((name, ..), _)| name == window).map(|(_, (_, n, _))| *n as u64).sum()
+    }
+
+    fn gap(&self, source: &str, reason: &str) -> u64 {
+        self.gaps.get(&(source.into(), reason.into())).copied().unwrap_or(0)
+    }
+
+    fn accounted(&self, source: &str) -> u64 {
+        let gaps = self.gaps.iter().filter(|((of, _), _)| of == source).map(|(_, n)| n).sum::<u64>();
+        self.readings.get(source).copied().unwrap_or(0) + gaps
+    }
+
+    /// Table rows and gap readings are what was acknowledged, of each source.
+    fn is_all_of(&self, taken: &Taken) {
+        for (source, acknowledged) in &taken.0 {
+            assert_eq!(
+                self.accounted(source),
+                *acknowledged,
+                "{source}: {:?} {:?}",
+                self.readings,
+                self.gaps
+            );
+        }
+    }
+}
+
+const WINDOWS: &str = "[[window]]\nname = \"10m\"\nsize = \"10m\"\nidle = \"15m\"\n\
+                       [[window]]\nname = \"1d\"\nsize = \"1d\"\nidle = \"1d\"\n";
+
+/// The budget, and what its files may take at most: one commit and one transaction beyond it.
+async fn within(shared: &Shared, max_bytes: u64) {
+    let sizes = shared.buffer.run(|b| b.sizes()).await.unwrap().unwrap();
+    assert!(sizes.files() <= max_bytes + 512 * KIB, "{sizes:?}");
+}
+
+#[tokio::test]
+async fn after_a_week_without_the_bucket_on_a_small_buffer_rows_and_gaps_are_what_was_acknowledged() {
+    const BUDGET: u64 = 8 << 20;
+    let world = world(WINDOWS, BUDGET);
+    let mut taken = Taken::default();
+    let mut shared = world.live().await;
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    let mut thinned = Counters::default();
+    // A commit each ten minutes; once a day the agent is killed.
+    for step in 0..7 * 24 * 6 {
+        world.later(10 * MINUTE);
+        world.flood(&shared, &[LOW, HIGH], 300, 10 * MINUTE, &mut taken).await;
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        let counters = laws(&shared).await;
+        assert!(counters.grew_from(&thinned));
+        thinned = counters;
+        within(&shared, BUDGET).await;
+        if step % 144 == 143 {
+            drop(sealer);
+            world.end(shared).await;
+            shared = world.live().await;
+            sealer = Sealer::new(Arc::clone(&shared));
+        }
+    }
+    assert_eq!(thinned.readings.shed, 0, "aggregates stand for all that had to go: {thinned:?}");
+    assert!(thinned.readings.summarised > thinned.readings.journaled / 2, "{thinned:?}");
+    drop(sealer);
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    lake.is_all_of(&taken);
+    let total: u64 = taken.0.values().sum();
+    assert_eq!(lake.samples("10m"), total, "each reading is in its window of ten minutes");
+    assert_eq!(lake.samples("1d"), total, "and in that of the day, though its readings are gone");
+    assert!(lake.windows.iter().all(|((name, ..), (.., partial))| name == "1d" || !partial));
+    assert!(lake.windows.iter().any(|((name, ..), (.., partial))| name == "1d" && *partial));
+    // The lesser went first: of the other more is left.
+    assert!(lake.readings["high"] > lake.readings.get("low").copied().unwrap_or(0), "{:?}", lake.readings);
+    assert!(lake.gap_rows < 1500, "gaps don't flood in their turn: {}", lake.gap_rows);
+}
+
+#[tokio::test]
+async fn raw_readings_are_thinned_before_any_are_shed_and_shed_by_priority() {
+    const BUDGET: u64 = 6 << 20;
+    let world = world(WINDOWS, BUDGET);
+    let (mut taken, shared) = (Taken::default(), world.live().await);
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    let mut first_shed = None;
+    for _ in 0..150 {
+        world.later(10 * MINUTE);
+        world.flood(&shared, &[LOW, HIGH, WORDS], 800, 10 * MINUTE, &mut taken).await;
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        let counters = laws(&shared).await;
+        within(&shared, BUDGET).await;
+        if counters.readings.shed > 0 && first_shed.is_none() {
+            first_shed = Some(counters);
+            report(&shared, world.now()).await.unwrap();
+            let status = Arc::clone(&shared.status.borrow());
+            assert_eq!(status.health, tributary_contract::status::Health::Losing);
+            assert!(status.reasons[0].contains("readings are shed"), "{:?}", status.reasons);
+            assert!(status.reasons.iter().any(|r| r.contains("thinned")), "{:?}", status.reasons);
+        }
+    }
+    let at_first = first_shed.expect("words have no aggregates").readings;
+    // All that could be thinned was, but for what no ten minutes could take yet.
+    assert!(at_first.summarised > 0 && at_first.waiting() - at_first.shed > 0);
+    drop(sealer);
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    lake.is_all_of(&taken);
+    assert_eq!((lake.gap("low", "shed"), lake.gap("high", "shed")), (0, 0));
+    assert!(lake.gap("words", "shed") > 0 && lake.gap("words", "summarised") == 0);
+    assert_eq!(lake.samples("10m"), taken.0["low"] + taken.0["high"]);
+}
+
+#[tokio::test]
+async fn without_windows_readings_are_shed_the_least_priority_first_and_the_oldest_of_it() {
+    const BUDGET: u64 = 6 << 20;
+    let world = world("", BUDGET);
+    let (mut taken, shared) = (Taken::default(), world.live().await);
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    for _ in 0..60 {
+        world.later(10 * MINUTE);
+        world.flood(&shared, &[LOW, HIGH], 1500, 10 * MINUTE, &mut taken).await;
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        laws(&shared).await;
+        within(&shared, BUDGET).await;
+    }
+    drop(sealer);
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    lake.is_all_of(&taken);
+    let (low, high) = (lake.gap("low", "shed"), lake.gap("high", "shed"));
+    assert!(low > 0, "{:?}", lake.gaps);
+    assert!(
+        high == 0 || lake.readings.get("low").copied().unwrap_or(0) <= 2 * 1500,
+        "{:?} {:?}",
+        lake.gaps,
+        lake.readings
+    );
+}
+
+#[tokio::test]
+async fn what_no_thinning_can_help_rests_intake_and_says_so_until_there_is_room() {
+    let world = world("", 6 << 20);
+    let (mut taken, shared) = (Taken::default(), world.live().await);
+    // Nobody makes room: the sealing loop is held up.
+    for _ in 0..100 {
+        world.later(MINUTE);
+        world.flood(&shared, &[LOW], 3000, MINUTE, &mut taken).await;
+    }
+    report(&shared, world.now()).await.unwrap();
+    let stopped = shared.live().intake_stopped.clone().expect("intake rests");
+    assert!(stopped.contains("its budget is 6.0 MiB"), "{stopped}");
+    let status = Arc::clone(&shared.status.borrow());
+    assert_eq!(status.health, tributary_contract::status::Health::Losing);
+    Sealer::new(Arc::clone(&shared)).pass(&*world.bucket, world.now()).await.unwrap();
+    report(&shared, world.now()).await.unwrap();
+    assert_eq!(shared.live().intake_stopped, None, "room was made");
+    world.drain(&shared).await;
+    Lake::of(&world).is_all_of(&taken);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Flood { of: Vec<usize>, each: u64 },
+    Seal,
+    Deliver,
+    Restart,
+    Pass(i64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let sources = prop::sample::subsequence(vec![LOW, HIGH, WORDS], 1..=3);
+    let step = prop_oneof![
+        8 => (sources, 1u64..5000).prop_map(|(of, each)| Step::Flood { of, each }),
+        6 => Just(Step::Seal),
+        1 => Just(Step::Deliver),
+        1 => Just(Step::Restart),
+        4 => (1i64..90).prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 20..70)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_floods_nothing_acknowledged_vanishes_without_its_exact_gap(
+        steps in steps(), budget in 4096u64..8192, with_windows: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(steps, budget * KIB, with_windows));
+    }
+}
+
+async fn run(steps: Vec<Step>, budget: u64, with_windows: bool) {
+    let world = world(if with_windows { WINDOWS } else { "" }, budget);
+    let (mut taken, mut shared) = (Taken::default(), world.live().await);
+    let mut before = Counters::default();
+    for step in steps {
+        match step {
+            Step::Flood { of, each } => {
+                report(&shared, world.now()).await.unwrap();
+                if shared.live().intake_stopped.is_none() {
+                    world.flood(&shared, &of, each, 5 * MINUTE, &mut taken).await;
+                }
+            }
+            Step::Seal => {
+                Sealer::new(Arc::clone(&shared)).pass(&*world.bucket, world.now()).await.unwrap();
+            }
+            Step::Deliver => {
+                world.deliverer(&shared).pass(world.now()).await.unwrap();
+            }
+            Step::Restart => {
+                world.end(shared).await;
+                shared = world.live().await;
+            }
+            Step::Pass(minutes) => world.later(minutes * MINUTE),
+        }
+        let counters = laws(&shared).await;
+        assert!(counters.grew_from(&before), "{before:?} {counters:?}");
+        before = counters;
+        within(&shared, budget).await;
+    }
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    lake.is_all_of(&taken);
+    let numbers: u64 = taken.0.iter().filter(|(name, _)| *name != "words").map(|(_, n)| n).sum();
+    let thinned = lake.gap("low", "summarised") + lake.gap("high", "summarised");
+    if with_windows {
+        for window in ["10m", "1d"] {
+            let samples = lake.samples(window);
+            assert!(
+                samples >= thinned && samples <= numbers,
+                "{window}: {samples} of {numbers}, {thinned} thinned"
+            );
+        }
+        let partial = lake.windows.values().any(|(.., partial)| *partial);
+        assert!(thinned > 0 || !partial, "what isn't thinned isn't partial in the end");
+    } else {
+        assert!(lake.gaps.keys().all(|(_, reason)| reason == "shed"));
+    }
+    assert_eq!(lake.gap("words", "summarised"), 0);
+}

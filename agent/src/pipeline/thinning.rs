@@ -1,0 +1,238 @@
+//! Makes room in a full buffer: what the lake has goes first, then raw readings for which aggregates stand, by priority
+//! and age, then other raw readings, then aggregates. Each goes in the transaction of its gap.
+
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+use tributary_contract::time::Timestamp;
+
+use super::report::free_bytes;
+use super::sealing::Sealer;
+use super::shared::Shared;
+use crate::buffer::quota::{self, Limits, Sizes, Verdict};
+use crate::buffer::{Buffer, Cut, Dictionary, Fate, GivenUp, Recall, Waits};
+use crate::config::{MINUTE, Window};
+use crate::window::Decided;
+use crate::window::represent::Represented;
+
+/// Batches deleted in one transaction.
+const TRIM_AT_ONCE: usize = 256;
+/// Readings that are held in memory at once while it is decided what becomes of them.
+const READINGS_AT_ONCE: usize = 50_000;
+/// Batches that one look considers.
+const BATCHES_AT_ONCE: usize = 512;
+/// How long the status says that readings were shed, after the last one was, microseconds.
+const SAID_FOR: i64 = 10 * MINUTE;
+/// What a source that the configuration no longer has counts as.
+const PRIORITY: u8 = 5;
+
+/// What may be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    /// Only batches for each reading of which an aggregate stands.
+    Represented,
+    /// Everything.
+    Everything,
+}
+
+impl Sealer {
+    /// Makes room if there is too little; tells what there is now.
+    ///
+    /// # Errors
+    /// The buffer's.
+    pub(super) async fn make_room(&mut self, now: Timestamp) -> anyhow::Result<Verdict> {
+        let (_, mut verdict) = verdict(&self.shared, false).await?;
+        if verdict.journal > 0 {
+            self.trim_all_but_open().await?;
+            verdict = self::verdict(&self.shared, false).await?.1;
+        }
+        let mut total = GivenUp::default();
+        for (freeze, taking) in
+            [(false, Taking::Represented), (true, Taking::Represented), (false, Taking::Everything)]
+        {
+            if verdict.journal > 0 {
+                if freeze {
+                    self.freeze(verdict.journal, now).await?;
+                }
+                total += self.take(taking, verdict.journal, now).await?;
+                verdict = self::verdict(&self.shared, false).await?.1;
+            }
+        }
+        self.tell(total, now);
+        Ok(verdict)
+    }
+
+    /// Drops batches that the lake has, also where a window might still be corrected from them.
+    async fn trim_all_but_open(&self) -> anyhow::Result<()> {
+        let needed = Arc::new(self.shared.windows().needed_now());
+        loop {
+            let needed = Arc::clone(&needed);
+            let trimmed =
+                self.shared.buffer.run(move |b| b.trim(TRIM_AT_ONCE, &|span| needed.needs(span))).await??;
+            if trimmed < TRIM_AT_ONCE as u64 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gives up about `goal` bytes of what may be taken, the least priority first, of it the oldest.
+    async fn take(&self, taking: Taking, goal: u64, now: Timestamp) -> anyhow::Result<GivenUp> {
+        let order = self.first_to_go().await?;
+        let mut order: &[i64] = &order;
+        let mut total = GivenUp::default();
+        while !order.is_empty() && total.bytes < goal {
+            let some: Vec<i64> = order.iter().take(BATCHES_AT_ONCE).copied().collect();
+            let needed = self.shared.windows().needed_now();
+            let (shared, left) = (Arc::clone(&self.shared), goal - total.bytes);
+            let (seen, given_up) = self
+                .shared
+                .buffer
+                .run(move |b| {
+                    let take = |waits: &Waits, stands: &Represented| {
+                        (!needed.needs(&waits.span)).then(|| fates(waits, stands, taking)).flatten()
+                    };
+                    give_up(b, &shared, &some, left, now, &take)
+                })
+                .await??;
+            total += given_up;
+            order = order.get(seen.max(1)..).unwrap_or_default();
+        }
+        Ok(total)
+    }
+
+    /// Freezes the open windows that need the next `goal` bytes that are to go.
+    async fn freeze(&self, goal: u64, now: Timestamp) -> anyhow::Result<()> {
+        let order = self.first_to_go().await?;
+        let reach = self.shared.buffer.run(move |b| b.reach(&order, goal)).await??;
+        let Some((from, to)) = reach else { return Ok(()) };
+        let through = self.shared.windows().through();
+        loop {
+            let plan = self.shared.windows().freeze(from, to, through, now);
+            let Some(plan) = plan else { return Ok(()) };
+            debug!(windows = plan.windows.len(), "freezing windows whose readings must go");
+            if self.emit(plan, now).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn first_to_go(&self) -> anyhow::Result<Vec<i64>> {
+        let sources: Vec<(String, u8)> =
+            self.shared.config.sources.iter().map(|s| (s.name.clone(), s.priority)).collect();
+        let priority = move |name: &str| {
+            sources.iter().find(|(source, _)| source == name).map_or(PRIORITY, |(_, priority)| *priority)
+        };
+        Ok(self.shared.buffer.run(move |b| b.first_to_go(&priority)).await?)
+    }
+
+    /// Says in log and status what was given up.
+    fn tell(&mut self, total: GivenUp, now: Timestamp) {
+        let mut live = self.shared.live();
+        if total.summarised > 0 {
+            debug!(readings = total.summarised, bytes = total.bytes, "thinned to their aggregates");
+        }
+        if total.shed > 0 {
+            warn!(readings = total.shed, "shed: the buffer is full, and nothing stands for them");
+            self.shed_at = Some(now);
+        }
+        if total.summarised + total.shed > 0 {
+            self.thinned_at = Some(now);
+        }
+        let recent = |at: Option<Timestamp>| at.is_some_and(|at| (0..SAID_FOR).contains(&now.since(at)));
+        if recent(self.thinned_at) {
+            let why =
+                "the buffer is full: raw readings are thinned to their aggregates, the least priority first";
+            live.notices.insert("thinning", why.into());
+        } else {
+            live.notices.remove("thinning");
+        }
+        live.shedding = recent(self.shed_at)
+            .then(|| "the buffer is full: readings are shed for which no aggregate stands".to_owned());
+    }
+}
+
+/// What becomes of a batch; none if it stays.
+fn fates(waits: &Waits, stands: &Represented, taking: Taking) -> Option<Cut> {
+    let fate = |row| if stands.has(row) { Fate::Summarised } else { Fate::Shed };
+    let fates: Vec<Fate> = waits.rows.iter().map(fate).collect();
+    let may = match taking {
+        Taking::Represented => fates.iter().all(|f| *f == Fate::Summarised),
+        Taking::Everything => true,
+    };
+    may.then_some(Cut { batch: waits.span.id, fates })
+}
+
+/// Looks at batches in their order until enough of them can go, and gives these up; tells how many it looked at.
+fn give_up(
+    buffer: &mut Buffer,
+    shared: &Shared,
+    batches: &[i64],
+    goal: u64,
+    now: Timestamp,
+    take: &dyn Fn(&Waits, &Represented) -> Option<Cut>,
+) -> anyhow::Result<(usize, GivenUp)> {
+    let (mut seen, mut readings, mut bytes) = (0, 0, 0);
+    let mut all: Vec<Waits> = Vec::new();
+    for batch in batches {
+        if readings >= READINGS_AT_ONCE || bytes >= goal {
+            break;
+        }
+        seen += 1;
+        if let Some(waits) = buffer.waits(*batch)? {
+            readings += waits.rows.len();
+            bytes += waits.bytes;
+            all.push(waits);
+        }
+    }
+    let stands = representation(buffer, &shared.dictionary, &shared.config.windows, &all)?;
+    let cuts: Vec<Cut> = all.iter().filter_map(|waits| take(waits, &stands)).collect();
+    if cuts.is_empty() {
+        return Ok((seen, GivenUp::default()));
+    }
+    let settings = &shared.config.buffer;
+    let recall =
+        Recall { since: now.plus(-settings.dedupe_window), readings: settings.dedupe_messages as u64 };
+    Ok((seen, buffer.give_up(&cuts, recall, now)?))
+}
+
+/// For which readings of `all` an aggregate stands.
+fn representation(
+    buffer: &mut Buffer,
+    dictionary: &Dictionary,
+    windows: &[Window],
+    all: &[Waits],
+) -> anyhow::Result<Represented> {
+    let mut stands = Represented::new(windows, buffer.ordinal());
+    for row in all.iter().flat_map(|waits| &waits.rows) {
+        if let Some(entry) = dictionary.get(row.series) {
+            stands.ask(row, &entry);
+        }
+    }
+    let earliest = all.iter().map(|waits| waits.span.min_ts).min();
+    if let Some(earliest) = earliest.filter(|_| !stands.is_empty()) {
+        buffer.each_decision(earliest, |bytes| {
+            // What can't be read stands for nothing.
+            if let Ok(decided) = Decided::decode(bytes) {
+                stands.take(&decided);
+            }
+        })?;
+    }
+    Ok(stands)
+}
+
+/// How full the buffer is now, and what follows.
+///
+/// # Errors
+/// The buffer's.
+pub(super) async fn verdict(shared: &Shared, resting: bool) -> anyhow::Result<(Sizes, Verdict)> {
+    let mut sizes = shared.buffer.run(|b| b.sizes()).await??;
+    sizes.disk_free = free_bytes(&shared.config.state_dir);
+    let config = &shared.config;
+    let limits = Limits {
+        max_bytes: config.buffer.max_bytes,
+        min_free: config.buffer.min_free,
+        windows: !config.windows.is_empty(),
+        segment: config.segment.max_bytes,
+    };
+    Ok((sizes, quota::judge(&sizes, &limits, resting)))
+}
