@@ -20,6 +20,14 @@ pub enum BufferError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The disk has no room for a segment's file: nothing of it is there.
+    #[error("buffer: {what}: {source}; nothing was written")]
+    NoRoom {
+        /// What was tried, with the path.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// SQLite failed.
     #[error("buffer: database: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -110,7 +118,7 @@ impl BufferError {
     /// Whether the disk had no room for it: once there is some, the same may succeed.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => super::ballast::is_full(source),
+            Self::Io { source, .. } | Self::NoRoom { source, .. } => super::ballast::is_full(source),
             Self::Sqlite(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
             _ => false,
         }
@@ -122,7 +130,8 @@ impl BufferError {
             Self::Io { .. } | Self::Sqlite(_) | Self::Damaged { .. } | Self::Corrupt(_) | Self::Poisoned => {
                 true
             }
-            Self::Law(_)
+            Self::NoRoom { .. }
+            | Self::Law(_)
             | Self::TooLarge(_)
             | Self::UnknownSource(..)
             | Self::ReadingBack(_)

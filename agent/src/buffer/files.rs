@@ -123,6 +123,11 @@ impl Files {
         write().map_err(io(format!("can't write {}", tmp.display())))
     }
 
+    /// Removes what [`Files::prepare`] wrote, or began to.
+    pub fn discard(&self, path: &Path) -> Result<(), BufferError> {
+        self.remove(&temporary(path))
+    }
+
     /// Renames what [`Files::prepare`] wrote to its name and syncs the folder.
     pub fn appear(&self, path: &Path) -> Result<(), BufferError> {
         fs::rename(temporary(path), path).map_err(io(format!("can't rename to {}", path.display())))?;

@@ -16,6 +16,8 @@ use std::fmt;
 const FLOOR: u64 = 4 << 20;
 /// What the write-ahead log takes at most in the ordinary course, bytes: it is written back at 2,000 pages.
 const LOG: u64 = 5 << 19;
+/// What it has taken where it no longer grows in the ordinary course, bytes.
+const LOG_GROWN: u64 = 15 << 17;
 /// The least that a segment is made for, bytes.
 const LEAST_SEGMENT: u64 = 64 << 10;
 /// The least room in the database that is kept free when its file must not grow, bytes.
@@ -140,7 +142,10 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     };
     // Down to a sixteenth below the limit: what is thinned a little at a time costs a transaction a little.
     let journal = if live > limit { live - (limit - limit / 16) } else { 0 };
-    let full = live > most || (resting && live > limit);
+    // A commit is appended to the log: until that has its size, it needs room of the disk.
+    let log_needs = LOG_GROWN.saturating_sub(sizes.log) * if resting { 2 } else { 1 };
+    let no_commit = sizes.disk_free.is_some_and(|free| free < log_needs);
+    let full = live > most || (resting && live > limit) || no_commit;
     let stop = full.then_some(match (disk_short, sizes.disk_free) {
         (true, Some(has)) => Stop::Disk { has, least },
         _ => Stop::Budget { has: sizes.in_use(), may: limits.max_bytes },
@@ -214,6 +219,7 @@ mod tests {
     fn on_a_full_disk_the_journal_lives_on_in_the_pages_that_it_has() {
         let full = |reusable: u64| Sizes {
             reusable,
+            log: 2 * MIB,
             disk_free: Some(0),
             undelivered: 1,
             segments: 1,
@@ -227,6 +233,17 @@ mod tests {
         assert_eq!(none.stop, Some(Stop::Disk { has: 0, least: 20 * MIB }));
         assert!(none.stop.unwrap().to_string().contains("must keep 20.0 MiB"), "{}", none.stop.unwrap());
         assert!(judge(&full(3 * MIB / 2), &limits(), true).stop.is_some(), "until there is room again");
+    }
+
+    #[test]
+    fn a_log_that_has_still_to_grow_needs_room_of_the_disk_for_the_next_commit() {
+        let at = |log: u64, free: u64, resting| {
+            judge(&Sizes { log, disk_free: Some(free), ..sizes(32, 8) }, &limits(), resting).stop
+        };
+        assert_eq!(at(0, MIB, false), Some(Stop::Disk { has: MIB, least: 20 * MIB }));
+        assert_eq!((at(MIB, MIB, false), at(2 * MIB, 0, false)), (None, None));
+        assert!(at(MIB, MIB, true).is_some(), "until there is a little more");
+        assert_eq!(at(MIB, 2 * MIB, true), None);
     }
 
     #[test]

@@ -15,8 +15,11 @@ use super::{Buffer, corrupt, int, uint};
 use crate::ingest::stage::KEPT_PAYLOAD;
 use crate::reading::Rejected;
 
-/// Bytes of payloads kept per source and day; beyond it they are folded by reason alone.
+/// Bytes kept per source and day, topics and details included; beyond it rejects are folded by reason alone.
 pub const KEPT_PER_DAY: u64 = 1 << 20;
+
+/// Bytes that a row takes beside its texts and its payload: however small they are, a flood of them is bounded.
+const ROW_BYTES: u64 = 64;
 
 /// Identical rejects remembered at a time; beyond it folding begins anew.
 const REMEMBERED: usize = 10_000;
@@ -33,12 +36,15 @@ impl Folding {
     /// was lost may hold it as it is.
     pub(super) fn load(sql: &Connection) -> Result<Self, BufferError> {
         let mut folding = Self::default();
-        let mut select =
-            sql.prepare("SELECT source, received_at, length(payload) FROM reject WHERE payload NOT NULL")?;
+        let mut select = sql.prepare(
+            "SELECT source, received_at,
+                    length(payload) + length(CAST(topic AS BLOB)) + ifnull(length(CAST(detail AS BLOB)), 0)
+             FROM reject WHERE payload NOT NULL",
+        )?;
         let mut found = select.query([])?;
         while let Some(row) = found.next()? {
             let day = Timestamp(row.get(1)?).day();
-            *folding.kept.entry((row.get(0)?, day)).or_default() += uint(row.get(2)?);
+            *folding.kept.entry((row.get(0)?, day)).or_default() += uint(row.get(2)?) + ROW_BYTES;
         }
         Ok(folding)
     }
@@ -62,7 +68,8 @@ impl Folding {
         let day = reject.received_at.day();
         let kept = self.kept.entry((source.name.clone(), day)).or_default();
         let mut stored = (!payload.is_empty()).then_some(payload);
-        if !self.rows.contains_key(&key) && *kept + payload.len() as u64 > KEPT_PER_DAY {
+        let bytes = (payload.len() + reject.topic.len() + reject.detail.len()) as u64 + ROW_BYTES;
+        if !self.rows.contains_key(&key) && *kept + bytes > KEPT_PER_DAY {
             (stored, hash) = (None, 0);
             key.2 = 0;
         }
@@ -86,7 +93,7 @@ impl Folding {
             stored,
             hash,
         ])?;
-        *kept += stored.map_or(0, |p| p.len() as u64);
+        *kept += stored.map_or(0, |_| bytes);
         if self.rows.len() >= REMEMBERED {
             self.rows.clear();
         }
@@ -127,8 +134,13 @@ impl Buffer {
     /// Gaps that no segment holds, in the order of their ids; those handed out grow no more. Seal those of one namespace
     /// and day of `from_ts` together.
     pub fn gaps_to_seal(&mut self) -> Result<Vec<GapRow>, BufferError> {
+        self.gaps.freeze();
+        self.gaps_waiting()
+    }
+
+    /// The same, only to be looked at: those that grow go on growing.
+    pub fn gaps_waiting(&mut self) -> Result<Vec<GapRow>, BufferError> {
         self.guarded(|b| {
-            b.gaps.freeze();
             let sql = format!("SELECT {GAP_COLUMNS} FROM gap WHERE sealed_epoch IS NULL ORDER BY id");
             let mut select = b.sql.prepare_cached(&sql)?;
             let mut found = select.query([])?;
@@ -143,8 +155,13 @@ impl Buffer {
     /// Rejects that no segment holds, at most `limit`; those handed out count no further copies. Seal those of one
     /// namespace and day of `received_at` together.
     pub fn rejects_to_seal(&mut self, limit: usize) -> Result<Vec<RejectRow>, BufferError> {
+        self.rejects.freeze();
+        self.rejects_waiting(limit)
+    }
+
+    /// The same, only to be looked at: copies are counted on them as before.
+    pub fn rejects_waiting(&mut self, limit: usize) -> Result<Vec<RejectRow>, BufferError> {
         self.guarded(|b| {
-            b.rejects.freeze();
             let sql = format!(
                 "SELECT {REJECT_COLUMNS} FROM reject WHERE sealed_epoch IS NULL ORDER BY id LIMIT ?1"
             );

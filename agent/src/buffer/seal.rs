@@ -1,5 +1,7 @@
 //! Sealing: rows are picked, a number is given, and file, lease and one transaction make the segment. Edge: SQLite, files.
 
+use std::path::Path;
+
 use rusqlite::{Connection, params};
 use tributary_contract::counters::Counters;
 use tributary_contract::digest::Digest;
@@ -9,6 +11,7 @@ use tributary_contract::manifest::{ClosedEpoch, Link, Manifest};
 use tributary_contract::range::Ranges;
 use tributary_contract::time::{Day, Timestamp};
 
+use super::ballast::is_full;
 use super::bits::RowSet;
 use super::entry::Progress;
 use super::error::BufferError;
@@ -234,8 +237,7 @@ impl Buffer {
         book.books.counters.check()?;
 
         let path = self.files.segment(sealing.epoch, sealing.number);
-        self.files.hit("seal: before the file")?;
-        self.files.prepare(&path, bytes)?;
+        self.prepare_segment(&path, bytes)?;
         self.files.hit("seal: file written")?;
         self.lease.name_segment(&self.files, sealing.epoch, number, Named::of(manifest, digest))?;
         self.files.appear(&path)?;
@@ -267,6 +269,19 @@ impl Buffer {
             self.write_lease()?;
         }
         Ok(digest)
+    }
+
+    /// Writes a segment's bytes under a temporary name. Where there is no room for them nothing has happened yet, and
+    /// nothing is left behind.
+    fn prepare_segment(&self, path: &Path, bytes: &[u8]) -> Result<(), BufferError> {
+        let prepared = self.files.hit("seal: before the file").and_then(|()| self.files.prepare(path, bytes));
+        match prepared {
+            Err(BufferError::Io { what, source }) if is_full(&source) => {
+                self.files.discard(path)?;
+                Err(BufferError::NoRoom { what, source })
+            }
+            other => other,
+        }
     }
 
     /// The marks of the batches as they are once `contents` is sealed; refused if a row isn't free any more.

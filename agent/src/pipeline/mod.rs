@@ -16,6 +16,7 @@ mod delivery;
 mod intake;
 mod report;
 pub mod retry;
+mod room;
 mod sealing;
 mod tools;
 mod shared;
@@ -57,6 +58,8 @@ use crate::window::{Decided, Windows};
 /// Pauses between lives that failed: from the first, doubled, to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest one while the disk is full: whoever made room wants to see that it helped.
+const LONGEST_WHILE_FULL: Duration = Duration::from_secs(5);
 /// How often the status is collected.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long a loop may take to end its step when told to stop.
@@ -135,6 +138,12 @@ async fn lives(
         if began.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }
+        if room::is_full(&failure) {
+            pause = pause.min(LONGEST_WHILE_FULL);
+            if room::give_up_ballast(&config.state_dir, live, clock.now()).await {
+                pause = FIRST_PAUSE;
+            }
+        }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sleep(pause) => {}
@@ -183,8 +192,8 @@ async fn one_life(
     ] {
         match finish(name, task).await {
             Ok(()) => {}
-            // A new epoch is the reason even where another loop stumbled over it.
-            Err(e) if failure.is_none() || e.is::<StartAgain>() => failure = Some(e),
+            // A new epoch, or a full disk, is the reason even where another loop stumbled over it.
+            Err(e) if failure.as_ref().is_none_or(|known| rank(&e) > rank(known)) => failure = Some(e),
             Err(e) => warn!("{e:#}"),
         }
     }
@@ -203,6 +212,11 @@ async fn one_life(
         // A task that was late still holds it; the next start is one after a crash.
         (None, None) => Ok(()),
     }
+}
+
+/// How much a failure says of what follows.
+fn rank(failure: &anyhow::Error) -> u8 {
+    if failure.is::<StartAgain>() { 2 } else { u8::from(room::is_full(failure)) }
 }
 
 /// Where a simulation takes hold of a life of the pipeline; the default is what runs in earnest.
@@ -240,7 +254,7 @@ pub async fn open(
         faults: seams.faults,
     };
     let opened = offload(move || Buffer::open(&settings)).await.context("opening the buffer")??;
-    let past_in_doubt = note_events(&opened.events, live);
+    let past_in_doubt = note_events(&opened.events, live, clock.now());
     let dictionary = opened.buffer.dictionary();
     let buffer = (seams.buffer)(opened.buffer)?;
     if let Some(newest) = buffer.run(|b| b.newest()).await?? {
@@ -329,7 +343,7 @@ fn decoded(kept: &[Vec<u8>]) -> impl Iterator<Item = Decided> {
 }
 
 /// Logs what opening found; true if the buffer may have forgotten messages that it once stored.
-fn note_events(events: &[OpenEvent], live: &Mutex<Live>) -> bool {
+fn note_events(events: &[OpenEvent], live: &Mutex<Live>, now: Timestamp) -> bool {
     let mut live = shared::lock(live);
     live.intake_stopped = None;
     // The connections of the life before are gone.
@@ -363,10 +377,7 @@ fn note_events(events: &[OpenEvent], live: &Mutex<Live>) -> bool {
             OpenEvent::Migrated { from, to } => {
                 info!(from, to, "the buffer's tables were brought to this version")
             }
-            OpenEvent::BallastGivenUp(bytes) => {
-                warn!(bytes, "the disk is full; ballast was given up to open the buffer");
-                live.notices.insert("ballast", "the disk was full: the ballast was given up".into());
-            }
+            OpenEvent::BallastGivenUp(bytes) => room::note_given_up(*bytes, &mut live, now),
             OpenEvent::ReadbackPending(n) => info!(segments = n, "to be read back before anything is sealed"),
         }
     }

@@ -7,6 +7,7 @@ use tributary_contract::time::Timestamp;
 
 use super::counters::Counters;
 use super::intake::redelivered_by_rule;
+use super::room::keep_ballast;
 use super::shared::Shared;
 use super::thinning::verdict;
 use crate::buffer::Stats;
@@ -22,7 +23,7 @@ use crate::status::{Facts, judge};
 pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     let stats = shared.buffer.run(|b| b.stats()).await??;
     let free = free_bytes(&shared.config.state_dir);
-    keep_ballast(shared, &stats, free).await?;
+    keep_ballast(shared, stats.ballast_bytes, free, now).await?;
     let resting = shared.live().intake_stopped.is_some();
     let (sizes, verdict) = verdict(shared, resting).await?;
     let stopped = verdict.stop.map(|stop| stop.to_string());
@@ -125,38 +126,8 @@ async fn flash(shared: &Shared, stats: &Stats, now: Timestamp) -> anyhow::Result
     Ok(status)
 }
 
-/// Takes the ballast back when it is missing and the disk has room for it and for as much again.
-async fn keep_ballast(shared: &Shared, stats: &Stats, free: Option<u64>) -> anyhow::Result<()> {
-    let settings = &shared.config.buffer;
-    if stats.ballast_bytes >= settings.ballast
-        || !free.is_some_and(|free| has_room(settings.ballast, settings.min_free, free))
-    {
-        return Ok(());
-    }
-    let bytes = settings.ballast;
-    if shared.buffer.run(move |b| b.ballast().take_back(bytes)).await?? {
-        shared.live().notices.remove("ballast");
-    }
-    Ok(())
-}
-
-const fn has_room(ballast: u64, min_free: u64, free: u64) -> bool {
-    free >= ballast.saturating_mul(2) && free >= ballast.saturating_add(min_free)
-}
-
 /// Free bytes of the file system that holds `path`, for one without privileges.
 pub(super) fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ballast_is_taken_back_only_where_that_leaves_the_disk_its_room() {
-        assert!(has_room(8, 10, 18) && !has_room(8, 10, 17));
-        assert!(has_room(8, 0, 16) && !has_room(8, 0, 15), "not the last bytes of the disk");
-    }
 }

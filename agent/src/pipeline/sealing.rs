@@ -81,23 +81,37 @@ impl Sealer {
         if !self.read_back(bucket).await? {
             return Ok(0);
         }
-        let mut sealed = self.close_windows(now).await?;
-        self.forget_decisions(now).await?;
-        loop {
-            // Between any two segments: a great backlog is sealed for long.
-            let room = self.make_room(now).await?;
-            let Some((next, rest)) = self.next(room.segment, now).await? else { break };
-            let made = self.seal_next(next, rest, now).await?;
-            sealed += made;
-            if made == 0 {
-                // What was due is so no more; should it seem due all the same, the next pass is soon enough.
-                break;
+        let mut sealed = 0;
+        match self.seal_due(&mut sealed, now).await {
+            Ok(()) => {
+                self.shared.live().notices.remove("room");
             }
+            Err(e) if matches!(e.downcast_ref::<BufferError>(), Some(BufferError::NoRoom { .. })) => {
+                self.without_room(&e, now).await?;
+            }
+            Err(e) => return Err(e),
         }
         if sealed > 0 {
             self.shared.sealed.notify_one();
         }
         Ok(sealed)
+    }
+
+    /// Closes windows and seals what is due, counting the segments in `sealed`.
+    async fn seal_due(&mut self, sealed: &mut u64, now: Timestamp) -> anyhow::Result<()> {
+        *sealed += self.close_windows(now).await?;
+        self.forget_decisions(now).await?;
+        loop {
+            // Between any two segments: a great backlog is sealed for long.
+            let room = self.make_room(now).await?;
+            let Some((next, rest)) = self.next(room.segment, now).await? else { return Ok(()) };
+            let made = self.seal_next(next, rest, now).await?;
+            *sealed += made;
+            if made == 0 {
+                // What was due is so no more; should it seem due all the same, the next pass is soon enough.
+                return Ok(());
+            }
+        }
     }
 
     /// Restores what a crash between lease line and transaction left unknown. False: something can't be read yet.
@@ -301,8 +315,8 @@ impl Sealer {
                 Ok((
                     b.rows_to_seal(),
                     b.series_to_seal(),
-                    b.gaps_to_seal()?,
-                    b.rejects_to_seal(REJECTS_AT_ONCE)?,
+                    b.gaps_waiting()?,
+                    b.rejects_waiting(REJECTS_AT_ONCE)?,
                 ))
             })
             .await??;

@@ -8,6 +8,7 @@ use tributary_contract::status::{BrokerStatus, GatewayStatus, LinkStatus, Receip
 use tributary_contract::time::Timestamp;
 
 use super::clock::Clock;
+use super::room;
 use crate::buffer::{BufferThread, Dictionary};
 use crate::config::Config;
 use crate::status::flash::Meter;
@@ -59,6 +60,8 @@ pub struct Live {
     pub clock_synced: bool,
     /// Why nothing is taken in now.
     pub intake_stopped: Option<String>,
+    /// When the ballast was given up, until it is taken back.
+    pub ballast_gone_at: Option<Timestamp>,
     /// That readings are shed, while they are.
     pub shedding: Option<String>,
     /// What this start found lost.
@@ -122,6 +125,11 @@ impl Shared {
     /// The window stage for work on the buffer's thread, which must not hold on to that thread itself.
     pub fn window_stage(&self) -> Arc<Mutex<Windows>> {
         Arc::clone(&self.windows)
+    }
+
+    /// Gives up the ballast; false if there was none.
+    pub(super) async fn give_up_ballast(&self, now: Timestamp) -> bool {
+        room::give_up_ballast(&self.config.state_dir, &self.live, now).await
     }
 
     /// What only the running agent knows. Never held over an await.

@@ -109,10 +109,14 @@ impl World {
 
     /// A life of the agent without connections, as after any start.
     async fn live(&self) -> Arc<Shared> {
+        self.live_with(Seams::default()).await
+    }
+
+    async fn live_with(&self, seams: Seams) -> Arc<Shared> {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let live = Arc::new(Mutex::new(new_live(&self.config, self.now())));
         let (status, _) = watch::channel(Arc::new(first_status(&self.config, &*clock)));
-        let (shared, _) = open(&self.config, &live, &status, &clock, Seams::default()).await.unwrap();
+        let (shared, _) = open(&self.config, &live, &status, &clock, seams).await.unwrap();
         shared.live().drained.fill(true);
         Arc::new(shared)
     }

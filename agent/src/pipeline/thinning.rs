@@ -41,15 +41,41 @@ impl Sealer {
     /// # Errors
     /// The buffer's.
     pub(super) async fn make_room(&mut self, now: Timestamp) -> anyhow::Result<Verdict> {
+        self.make_room_by(
+            &[(false, Taking::Represented), (true, Taking::Represented), (false, Taking::Everything)],
+            now,
+        )
+        .await
+    }
+
+    /// The disk has no room even for a segment. The ballast makes some for the next pass; without one, room is made in
+    /// the database alone, so that intake may go on.
+    ///
+    /// # Errors
+    /// The buffer's.
+    pub(super) async fn without_room(&mut self, why: &anyhow::Error, now: Timestamp) -> anyhow::Result<()> {
+        if self.shared.give_up_ballast(now).await {
+            return Ok(());
+        }
+        let text = format!("no segment can be written: {why}");
+        let before = self.shared.live().notices.insert("room", text.clone());
+        if before.is_none() {
+            warn!("{text}");
+        }
+        self.make_room_by(&[(false, Taking::Represented), (false, Taking::Everything)], now).await?;
+        Ok(())
+    }
+
+    /// Makes room in so many steps, each only if those before it didn't do. The first of each pair says whether windows
+    /// are frozen for it, which takes segments.
+    async fn make_room_by(&mut self, steps: &[(bool, Taking)], now: Timestamp) -> anyhow::Result<Verdict> {
         let (_, mut verdict) = verdict(&self.shared, false).await?;
         if verdict.journal > 0 {
             self.trim_all_but_open().await?;
             verdict = self::verdict(&self.shared, false).await?.1;
         }
         let mut total = GivenUp::default();
-        for (freeze, taking) in
-            [(false, Taking::Represented), (true, Taking::Represented), (false, Taking::Everything)]
-        {
+        for &(freeze, taking) in steps {
             if verdict.journal > 0 {
                 if freeze {
                     self.freeze(verdict.journal, now).await?;

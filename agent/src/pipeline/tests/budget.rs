@@ -1,6 +1,7 @@
 //! Budgets: floods and long absences of the bucket on small buffers, against plain arithmetic.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -9,6 +10,7 @@ use tributary_contract::counters::Counters;
 use tributary_contract::manifest::MANIFEST_KEY;
 
 use super::*;
+use crate::buffer::Ballast;
 
 const KIB: u64 = 1 << 10;
 
@@ -384,6 +386,74 @@ async fn what_no_thinning_can_help_rests_intake_and_says_so_until_there_is_room(
     assert_eq!(shared.live().intake_stopped, None, "room was made");
     world.drain(&shared).await;
     Lake::of(&world).is_all_of(&taken);
+}
+
+/// A disk without room for segments while there is ballast on it, or a stranger has the rest.
+struct NoSegments {
+    ballast: Ballast,
+    stranger: Arc<AtomicBool>,
+}
+
+impl Faults for NoSegments {
+    fn hit(&self, point: &'static str) -> io::Result<()> {
+        let full = self.ballast.bytes() > 0 || self.stranger.load(Ordering::SeqCst);
+        if full && point == "seal: before the file" {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+async fn reasons(world: &World, shared: &Shared) -> Vec<String> {
+    report(shared, world.now()).await.unwrap();
+    shared.status.borrow().reasons.clone()
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_a_segment_costs_the_ballast_first_and_never_the_intake() {
+    let world = World::with(SOURCES, |config| {
+        config.buffer.min_free = 0;
+        config.buffer.ballast = 1 << 20;
+        config.status.listen = None;
+    });
+    let (ballast, stranger) = (Ballast::of(&world.config.state_dir), Arc::new(AtomicBool::new(false)));
+    let faults = Arc::new(NoSegments { ballast: ballast.clone(), stranger: Arc::clone(&stranger) });
+    let (mut taken, shared) = (Taken::default(), world.live_with(Seams { faults, ..Seams::default() }).await);
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    assert_eq!(reasons(&world, &shared).await, [""; 0]);
+    assert_eq!(ballast.bytes(), 1 << 20);
+    world.flood(&shared, &[HIGH], 300, MINUTE, &mut taken).await;
+    world.later(2 * SECOND);
+
+    assert_eq!(sealer.pass(&*world.bucket, world.now()).await.unwrap(), 0);
+    assert_eq!(ballast.bytes(), 0);
+    world.later(SECOND);
+    assert!(sealer.pass(&*world.bucket, world.now()).await.unwrap() > 0, "in the ballast's room");
+    assert_eq!(reasons(&world, &shared).await, ["the disk was full: the ballast was given up"]);
+    assert_eq!(ballast.bytes(), 0, "not before it was of use");
+    world.later(10 * SECOND);
+    assert_eq!(reasons(&world, &shared).await, [""; 0]);
+    assert_eq!(ballast.bytes(), 1 << 20, "taken back");
+
+    stranger.store(true, Ordering::SeqCst);
+    let before = laws(&shared).await.readings.sealed;
+    for _ in 0..3 {
+        world.flood(&shared, &[LOW, HIGH], 300, MINUTE, &mut taken).await;
+        world.later(MINUTE);
+        assert_eq!(sealer.pass(&*world.bucket, world.now()).await.unwrap(), 0);
+    }
+    let said = reasons(&world, &shared).await;
+    assert!(said.iter().any(|r| r.contains("no segment can be written")), "{said:?}");
+    assert_eq!(laws(&shared).await.readings.sealed, before);
+    assert_eq!(shared.live().intake_stopped, None);
+
+    stranger.store(false, Ordering::SeqCst);
+    while ballast.bytes() > 0 || laws(&shared).await.readings.waiting() > 0 {
+        world.later(MINUTE);
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+    }
+    let said = reasons(&world, &shared).await;
+    assert!(!said.iter().any(|r| r.contains("no segment")), "{said:?}");
 }
 
 #[derive(Debug, Clone)]
