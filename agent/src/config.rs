@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use tributary_contract::id::{GatewayId, Namespace};
 use tributary_contract::key::Prefix;
 use tributary_contract::series::Tags;
+use tributary_contract::time::DAY_MICROS;
 
 /// Microseconds in a second.
 pub const SECOND: i64 = 1_000_000;
@@ -130,6 +131,19 @@ pub struct Source {
     pub namespace: Namespace,
     /// What is shed last under a full budget: 1 (first to go) to 9.
     pub priority: u8,
+    /// What of its readings goes to the bucket.
+    pub upload: Upload,
+}
+
+/// What of a source's readings goes to the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// The readings, and the aggregates of their windows.
+    Both,
+    /// The readings; they enter no window.
+    Readings,
+    /// The aggregates; the readings stay in the buffer for [`Buffer::retain`], if there is room.
+    Aggregates,
 }
 
 /// The buffer.
@@ -149,6 +163,8 @@ pub struct Buffer {
     pub flash_endurance: u64,
     /// When readings may go.
     pub release_on: ReleaseOn,
+    /// How long readings are kept of which only aggregates are uploaded, microseconds.
+    pub retain: i64,
     /// How far back a redelivery is recognised by content: microseconds …
     pub dedupe_window: i64,
     /// … and messages.
@@ -252,6 +268,7 @@ impl Default for Buffer {
             flash_per_day: 0,
             flash_endurance: 0,
             release_on: ReleaseOn::Registered,
+            retain: 7 * DAY_MICROS,
             dedupe_window: HOUR,
             dedupe_messages: 100_000,
         }

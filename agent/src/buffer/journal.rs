@@ -51,6 +51,8 @@ pub struct SourceFacts {
     pub max_device_series: usize,
     /// What is shed last under a full budget: 1 (first to go) to 9.
     pub priority: u8,
+    /// Whether its readings stay here: only aggregates of them are sent.
+    pub kept: bool,
 }
 
 /// What an append stored.
@@ -336,14 +338,15 @@ struct Staged<'a> {
     per_source: HashMap<&'a str, usize>,
     per_device: HashMap<(&'a str, &'a str), usize>,
     rows: Vec<Row>,
-    /// Priority and number of rows of each stretch of `rows`.
-    stretches: Vec<(u8, usize)>,
+    /// Whether they are kept, priority and number of rows of each stretch of `rows`.
+    stretches: Vec<((bool, u8), usize)>,
     refused: Vec<Rejected>,
 }
 
 impl Buffer {
     /// Makes a batch durable: when this returns, its messages may be acknowledged. One transaction, in the common case of
-    /// one row: readings of different priorities lie in rows of their own, because a row is what can be shed.
+    /// one row: readings of different priorities, and those that are kept, lie in rows of their own, because a row is what
+    /// can be shed.
     pub fn append(&mut self, batch: NewBatch, sources: &[SourceFacts]) -> Result<Appended, BufferError> {
         let moment = Moment::believed(batch.committed_at);
         self.append_at(batch, sources, moment)
@@ -368,7 +371,7 @@ impl Buffer {
     ) -> Result<Appended, BufferError> {
         let mut staged = Staged::default();
         let mut messages: Vec<&Accepted> = batch.accepted.iter().collect();
-        messages.sort_by_key(|m| sources.get(m.source).map(|s| s.priority));
+        messages.sort_by_key(|m| sources.get(m.source).map(|s| (!s.kept, s.priority)));
         for message in messages {
             self.stage(&mut staged, message, sources)?;
         }
@@ -504,8 +507,10 @@ impl Buffer {
         *fresh += unknown.len();
         if !message.readings.is_empty() {
             match staged.stretches.last_mut() {
-                Some((priority, rows)) if *priority == facts.priority => *rows += message.readings.len(),
-                _ => staged.stretches.push((facts.priority, message.readings.len())),
+                Some((kind, rows)) if *kind == (facts.kept, facts.priority) => {
+                    *rows += message.readings.len()
+                }
+                _ => staged.stretches.push(((facts.kept, facts.priority), message.readings.len())),
             }
         }
         for (reading, ident) in message.readings.iter().zip(idents) {

@@ -83,6 +83,7 @@ fn sources() -> Vec<SourceFacts> {
         max_series,
         max_device_series: max_series,
         priority,
+        kept: false,
     };
     vec![
         source("plant", Namespace::default(), 10, 5),
@@ -184,7 +185,7 @@ impl World {
                 cuts.push(Cut { batch, fates: (0..waits.rows.len()).map(fate).collect() });
             }
         }
-        let recall = Recall { since: self.now.plus(-5_000_000), readings: 100 };
+        let recall = Recall { since: self.now.plus(-5_000_000), readings: 100, in_flight: 0 };
         buffer.give_up(&cuts, recall, self.now)
     }
 

@@ -1,5 +1,7 @@
 //! Giving up: readings leave the journal under a full budget, in one transaction with the gaps that say so. Edge: SQLite.
 
+use std::collections::BTreeSet;
+
 use rusqlite::Connection;
 use tributary_contract::reject::GapReason;
 use tributary_contract::table::Table;
@@ -53,8 +55,10 @@ pub struct Cut {
 pub struct Recall {
     /// Those committed since then …
     pub since: Timestamp,
-    /// … among the newest so many readings.
+    /// … among the newest so many readings; …
     pub readings: u64,
+    /// … and those of the newest so many messages, however old they are: see [`Buffer::memory_floor`].
+    pub in_flight: usize,
 }
 
 /// What was given up.
@@ -121,12 +125,26 @@ impl Buffer {
         })
     }
 
-    /// Batches with readings that wait, in the order in which they are to go: the least priority
-    /// first, and of it the oldest.
+    /// Batches with readings that wait, in the order in which they are to go: what is never to be sent, then the least
+    /// priority first, and of it the oldest.
     pub fn first_to_go(&self, priority: &dyn Fn(&str) -> u8) -> Vec<i64> {
         let newest = self.next_batch - 1;
         let order = self.waiting.first_to_go(priority).into_iter().map(|(_, batch)| batch);
         order.filter(|batch| *batch != newest).collect()
+    }
+
+    /// From now on readings of these sources, and of no others, stay here until they are given up: only aggregates of them
+    /// are sent.
+    pub fn keep_back(&mut self, sources: BTreeSet<String>) {
+        self.waiting.keep_back(sources);
+    }
+
+    /// Batches of such readings that were committed before `at`, oldest first, at most `limit`.
+    pub fn kept_before(&self, at: Timestamp, limit: usize) -> Vec<i64> {
+        let newest = self.next_batch - 1;
+        let mut batches = self.waiting.kept_before(at, limit);
+        batches.retain(|batch| *batch != newest);
+        batches
     }
 
     /// Event times of the first of `batches` that take about `goal` bytes together, from the earliest to the latest; none
@@ -188,6 +206,7 @@ impl Buffer {
         let mut total = GivenUp::default();
         let (mut gone, mut emptied) = (Vec::new(), Vec::new());
         let known_from = self.next_seq.saturating_sub(recall.readings);
+        let floor = self.memory_floor(recall.in_flight)?;
         self.transact(["give up: before", "give up: after"], |tx| {
             for Cut { batch, fates } in cuts {
                 let stored = load_batch(tx, *batch)?;
@@ -216,7 +235,7 @@ impl Buffer {
                 total.bytes += bytes_of(&stored);
                 delete(tx, *batch)?;
                 let recent = stored.span.committed_at >= recall.since && stored.span.first_seq >= known_from;
-                if recent && !stored.memory.is_empty() {
+                if (recent || *batch >= floor) && !stored.memory.is_empty() {
                     let Stored { span, head, memory, .. } = stored;
                     let left = Stored::new(*batch, span.epoch, &[], head, memory, span.committed_at)?;
                     left.insert(tx)?;

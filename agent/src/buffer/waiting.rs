@@ -1,6 +1,6 @@
 //! What waits to be sealed, by namespace and day: an index in memory over the batches that have such rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tributary_contract::id::Namespace;
 use tributary_contract::time::{Day, Timestamp};
@@ -48,6 +48,8 @@ pub(super) struct Waiting {
     groups: BTreeMap<(Namespace, Day), BTreeMap<i64, Part>>,
     /// Names of sources.
     sources: Vec<String>,
+    /// Sources whose readings aren't sealed.
+    kept: BTreeSet<String>,
 }
 
 impl Waiting {
@@ -91,6 +93,31 @@ impl Waiting {
         }
     }
 
+    /// From now on the readings of these sources, and of no others, wait without being offered for sealing. Those that lie
+    /// in one batch with others' go with them.
+    pub(super) fn keep_back(&mut self, kept: BTreeSet<String>) {
+        self.kept = kept;
+    }
+
+    fn is_kept(&self, part: &Part) -> bool {
+        !self.kept.is_empty()
+            && part
+                .sources
+                .iter()
+                .all(|s| self.sources.get(usize::from(*s)).is_some_and(|name| self.kept.contains(name)))
+    }
+
+    /// Batches that hold nothing but kept readings and were committed before `at`, oldest first, at most `limit`.
+    pub(super) fn kept_before(&self, at: Timestamp, limit: usize) -> Vec<i64> {
+        let mut batches: BTreeMap<i64, bool> = BTreeMap::new();
+        if !self.kept.is_empty() {
+            for (batch, part) in self.groups.values().flatten() {
+                *batches.entry(*batch).or_insert(true) &= part.committed < at && self.is_kept(part);
+            }
+        }
+        batches.into_iter().filter(|(_, old)| *old).map(|(batch, _)| batch).take(limit).collect()
+    }
+
     fn place_of(&mut self, source: &str) -> u16 {
         let known = self.sources.iter().position(|s| s == source).unwrap_or_else(|| {
             self.sources.push(source.to_owned());
@@ -99,13 +126,14 @@ impl Waiting {
         u16::try_from(known).unwrap_or(u16::MAX)
     }
 
-    /// Batches that have rows, those that are to go first before the others: by priority, then age. A batch that holds
-    /// several priorities has the greatest.
+    /// Batches that have rows, those that are to go first before the others: what is only kept, then by priority and age. A
+    /// batch that holds several priorities has the greatest.
     pub(super) fn first_to_go(&self, priority: &dyn Fn(&str) -> u8) -> Vec<(u8, i64)> {
         let priorities: Vec<u8> = self.sources.iter().map(|s| priority(s)).collect();
         let mut batches: HashMap<i64, u8> = HashMap::new();
         for (batch, part) in self.groups.values().flatten() {
             let of_part = part.sources.iter().filter_map(|s| priorities.get(usize::from(*s))).max();
+            let of_part = of_part.filter(|_| !self.is_kept(part));
             let known = batches.entry(*batch).or_default();
             *known = (*known).max(of_part.copied().unwrap_or(0));
         }
@@ -144,7 +172,7 @@ impl Waiting {
         let (mut rows, mut bytes) = (0u64, 0u64);
         let Some(group) = self.groups.get(&(namespace.clone(), day)) else { return Vec::new() };
         let mut picked = Vec::new();
-        for (id, part) in group {
+        for (id, part) in group.iter().filter(|(_, part)| !self.is_kept(part)) {
             rows += part.rows;
             bytes += part.bytes;
             if !picked.is_empty() && (rows > max_rows || bytes > max_bytes) {
@@ -158,15 +186,16 @@ impl Waiting {
     /// A summary of each group, in the order of namespace and day.
     pub(super) fn summary(&self) -> Vec<ToSeal> {
         let groups = self.groups.iter().filter_map(|((namespace, day), parts)| {
+            let parts = || parts.values().filter(|part| !self.is_kept(part));
             Some(ToSeal {
                 namespace: namespace.clone(),
                 day: *day,
-                rows: parts.values().map(|p| p.rows).sum(),
-                bytes: parts.values().map(|p| p.bytes).sum(),
-                min_ts: parts.values().map(|p| p.min_ts).min()?,
-                max_ts: parts.values().map(|p| p.max_ts).max()?,
-                oldest_received: parts.values().map(|p| p.received).min()?,
-                oldest_committed: parts.values().map(|p| p.committed).min()?,
+                rows: parts().map(|p| p.rows).sum(),
+                bytes: parts().map(|p| p.bytes).sum(),
+                min_ts: parts().map(|p| p.min_ts).min()?,
+                max_ts: parts().map(|p| p.max_ts).max()?,
+                oldest_received: parts().map(|p| p.received).min()?,
+                oldest_committed: parts().map(|p| p.committed).min()?,
             })
         });
         groups.collect()
@@ -177,8 +206,9 @@ impl Waiting {
         self.groups.values().flat_map(|g| g.values()).map(|p| p.rows).sum()
     }
 
-    /// Least event time of what waits.
+    /// Least event time of what waits to be sealed.
     pub(super) fn oldest(&self) -> Option<Timestamp> {
-        self.groups.values().flat_map(|g| g.values()).map(|p| p.min_ts).min()
+        let parts = self.groups.values().flat_map(|g| g.values());
+        parts.filter(|part| !self.is_kept(part)).map(|p| p.min_ts).min()
     }
 }

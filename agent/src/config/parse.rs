@@ -13,7 +13,7 @@ pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
     Broker, Bucket, Buffer, Config, Credentials, HOUR, Limits, MINUTE, MqttVersion, ReleaseOn, SECOND,
-    Segment, Source, Status, Window, decoding,
+    Segment, Source, Status, Upload, Window, decoding,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -138,6 +138,13 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
     let sources = read_sources(&mut root);
     let buffer = read_buffer(root.section("buffer"));
     let windows = read_windows(&mut root);
+    for (i, source) in sources.iter().enumerate() {
+        if source.upload == Upload::Aggregates && windows.is_empty() {
+            let why =
+                "is \"aggregates\", but there is no [[window]] that makes any: nothing would be uploaded";
+            root.problem(&format!("source[{i}].upload"), why);
+        }
+    }
     let segment = read_segment(root.section("segment"));
     let bucket = read_bucket(&mut root);
     let status = read_status(root.section("status"));
@@ -332,12 +339,12 @@ fn read_sources(root: &mut Section<'_>) -> Vec<Source> {
             tags: s.map("tags"),
             namespace: s.parsed("namespace", |n| Namespace::new(n)).unwrap_or_default(),
             priority: s.integer("priority", 1..=9, 5) as u8,
+            upload: s.choice(
+                "upload",
+                &[("both", Upload::Both), ("readings", Upload::Readings), ("aggregates", Upload::Aggregates)],
+                Upload::Both,
+            ),
         };
-        if let Some(upload) = s.string("upload")
-            && upload != "both"
-        {
-            s.problem("upload", format!("got {upload:?}; this version only knows \"both\""));
-        }
         s.finish();
         sources.push(source);
     }
@@ -369,6 +376,7 @@ fn read_buffer(mut s: Section<'_>) -> Buffer {
             &[("registered", ReleaseOn::Registered), ("delivered", ReleaseOn::Delivered)],
             d.release_on,
         ),
+        retain: s.duration("retain", 0..=LONG, d.retain),
         dedupe_window: s.duration("dedupe_window", 0..=7 * DAY_MICROS, d.dedupe_window),
         dedupe_messages: s.integer("dedupe_messages", 0..=10_000_000, d.dedupe_messages as i64) as usize,
     };

@@ -120,6 +120,21 @@ fn later_files_win_and_lists_of_tables_are_joined() {
 }
 
 #[test]
+fn what_a_source_uploads_is_one_of_three_and_aggregates_need_a_window() {
+    let with = |upload: &str, more: &str| {
+        let source = format!("name = \"plant\"\nupload = \"{upload}\"");
+        parse_one(&format!("{}{more}", SMALL.replace("name = \"plant\"", &source)))
+    };
+    let window = "\n[[window]]\nname = \"1m\"\n";
+    assert_eq!(with("both", "").unwrap().sources[0].upload, Upload::Both);
+    assert_eq!(with("readings", "").unwrap().sources[0].upload, Upload::Readings);
+    assert_eq!(with("aggregates", window).unwrap().sources[0].upload, Upload::Aggregates);
+    let problems = with("aggregates", "").unwrap_err();
+    assert!(problems[0].to_string().contains("nothing would be uploaded"), "{problems:?}");
+    assert_eq!(with("raw", "").unwrap_err()[0].path, "source[0].upload");
+}
+
+#[test]
 fn broker_urls_are_read_with_their_ports() {
     assert_eq!(parse_broker_url("mqtts://h").unwrap(), (true, "h".into(), 8883));
     assert_eq!(parse_broker_url("mqtt://[::1]:99").unwrap(), (false, "::1".into(), 99));

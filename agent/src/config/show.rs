@@ -1,6 +1,6 @@
 //! What is in force, as lines of `key = value` for people.
 
-use super::{Config, Credentials, MqttVersion, ReleaseOn};
+use super::{Config, Credentials, MqttVersion, ReleaseOn, Upload};
 
 /// The effective configuration, one key a line. Names files that hold secrets, never the secrets.
 pub fn show(c: &Config) -> String {
@@ -42,6 +42,12 @@ pub fn show(c: &Config) -> String {
         }
         line(&at("namespace"), quote(s.namespace.as_str()));
         line(&at("priority"), s.priority.to_string());
+        let upload = match s.upload {
+            Upload::Both => "both",
+            Upload::Readings => "readings",
+            Upload::Aggregates => "aggregates",
+        };
+        line(&at("upload"), quote(upload));
     }
     line("buffer.max_bytes", bytes(c.buffer.max_bytes));
     line("buffer.min_free", bytes(c.buffer.min_free));
@@ -51,6 +57,7 @@ pub fn show(c: &Config) -> String {
     line("buffer.flash_endurance", bytes(c.buffer.flash_endurance));
     let release = if c.buffer.release_on == ReleaseOn::Registered { "registered" } else { "delivered" };
     line("buffer.release_on", quote(release));
+    line("buffer.retain", duration(c.buffer.retain));
     line("buffer.dedupe_window", duration(c.buffer.dedupe_window));
     line("buffer.dedupe_messages", c.buffer.dedupe_messages.to_string());
     for (i, w) in c.windows.iter().enumerate() {

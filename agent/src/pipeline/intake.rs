@@ -21,7 +21,7 @@ use super::clock::until;
 use super::shared::Shared;
 use crate::buffer::{Appended, Buffer, GapRow, NewBatch, SourceFacts};
 use crate::clock::{Moment, Step, Watch, after_step};
-use crate::config::{Config, HOUR, MqttVersion, SECOND};
+use crate::config::{Config, HOUR, MqttVersion, SECOND, Upload};
 use crate::ingest::Ack;
 use crate::ingest::collect::Due;
 use crate::ingest::decode::Outgoing;
@@ -442,6 +442,7 @@ pub fn facts_of(config: &Config) -> Vec<SourceFacts> {
         max_series: config.limits.series,
         max_device_series: config.limits.device_series,
         priority: s.priority,
+        kept: s.upload == Upload::Aggregates,
     };
     config.sources.iter().map(facts).collect()
 }

@@ -24,6 +24,7 @@ mod thinning;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub use sealing::Sealer;
 pub use shared::{Live, Shared, StartAgain};
 
 use crate::buffer::{Buffer, BufferThread, Dictionary, Faults, NoFaults, OpenError, OpenEvent, OpenSettings};
-use crate::config::{Config, load};
+use crate::config::{Config, Upload, load};
 use crate::ingest::mqtt::{self, EventReceiver, Handle, QUEUE_BYTES, QUEUE_EVENTS, queue};
 use crate::ingest::redelivery;
 use crate::ingest::stage::Stage;
@@ -255,8 +256,10 @@ pub async fn open(
     };
     let opened = offload(move || Buffer::open(&settings)).await.context("opening the buffer")??;
     let past_in_doubt = note_events(&opened.events, live, clock.now());
-    let dictionary = opened.buffer.dictionary();
-    let buffer = (seams.buffer)(opened.buffer)?;
+    let mut buffer = opened.buffer;
+    let dictionary = buffer.dictionary();
+    buffer.keep_back(uploading(config, Upload::Aggregates));
+    let buffer = (seams.buffer)(buffer)?;
     if let Some(newest) = buffer.run(|b| b.newest()).await?? {
         clock.has_seen(newest);
     }
@@ -313,7 +316,7 @@ fn windows_of(
     names: &Dictionary,
     now: Timestamp,
 ) -> anyhow::Result<Windows> {
-    let mut windows = Windows::new(&config.windows, b.ordinal());
+    let mut windows = Windows::new(&config.windows, b.ordinal()).without(uploading(config, Upload::Readings));
     decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
     // What is beyond correction must be known before the first late reading: its decisions may be forgotten, and it would
     // be emitted as if for the first time.
@@ -325,6 +328,11 @@ fn windows_of(
         }
     })?;
     Ok(windows)
+}
+
+/// Names of the sources of which that is uploaded.
+fn uploading(config: &Config, upload: Upload) -> BTreeSet<String> {
+    config.sources.iter().filter(|s| s.upload == upload).map(|s| s.name.clone()).collect()
 }
 
 /// How many messages all brokers may have on the way to us: so many come again at the worst.

@@ -52,6 +52,8 @@ pub struct Sealer {
     pub(super) thinned_at: Option<Timestamp>,
     /// When readings were last shed.
     pub(super) shed_at: Option<Timestamp>,
+    /// When it was last looked for readings that have been kept long enough.
+    pub(super) expired_at: Option<Timestamp>,
     /// When windows were last asked which may close.
     windows_at: Option<Timestamp>,
     /// When decisions were last looked through.
@@ -67,6 +69,7 @@ impl Sealer {
             shared,
             thinned_at: None,
             shed_at: None,
+            expired_at: None,
             windows_at: None,
             forgot_at: None,
             waiting_since: HashMap::new(),
@@ -101,6 +104,7 @@ impl Sealer {
     async fn seal_due(&mut self, sealed: &mut u64, now: Timestamp) -> anyhow::Result<()> {
         *sealed += self.close_windows(now).await?;
         self.forget_decisions(now).await?;
+        self.expire(now).await?;
         loop {
             // Between any two segments: a great backlog is sealed for long.
             let room = self.make_room(now).await?;

@@ -89,6 +89,7 @@ impl World {
             max_series: 1000,
             max_device_series: 1000,
             priority: s.priority,
+            kept: s.upload == crate::config::Upload::Aggregates,
         };
         Self {
             _dir: dir,

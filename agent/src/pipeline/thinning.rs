@@ -9,10 +9,12 @@ use tributary_contract::time::Timestamp;
 use super::report::free_bytes;
 use super::sealing::Sealer;
 use super::shared::Shared;
+use super::{in_flight, uploading};
 use crate::buffer::quota::{self, Limits, Sizes, Verdict};
-use crate::buffer::{Buffer, Cut, Dictionary, Fate, GivenUp, Recall, Waits};
-use crate::config::{MINUTE, Window};
+use crate::buffer::{Buffer, Cut, Fate, GivenUp, Recall, Waits};
+use crate::config::{Config, MINUTE, Upload};
 use crate::window::Decided;
+use crate::window::open::Retention;
 use crate::window::represent::Represented;
 
 /// Batches deleted in one transaction.
@@ -21,6 +23,10 @@ const TRIM_AT_ONCE: usize = 256;
 const READINGS_AT_ONCE: usize = 50_000;
 /// Batches that one look considers.
 const BATCHES_AT_ONCE: usize = 512;
+/// Batches whose readings expire in one transaction.
+const EXPIRED_AT_ONCE: usize = 64;
+/// How often it is looked for readings that have been kept as long as was asked, microseconds.
+const EXPIRE_EVERY: i64 = 10 * MINUTE;
 /// How long the status says that readings were shed, after the last one was, microseconds.
 const SAID_FOR: i64 = 10 * MINUTE;
 /// What a source that the configuration no longer has counts as.
@@ -88,13 +94,45 @@ impl Sealer {
         Ok(verdict)
     }
 
+    /// Lets readings go that were never to be sent, once they have been kept for as long as was asked and no window can
+    /// need them any more.
+    ///
+    /// # Errors
+    /// The buffer's.
+    pub(super) async fn expire(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        let recent = self.expired_at.is_some_and(|at| (0..EXPIRE_EVERY).contains(&now.since(at)));
+        // By a clock that is wrong, everything may seem old.
+        if recent || !self.shared.clock.moment().synced {
+            return Ok(());
+        }
+        self.expired_at = Some(now);
+        let before = now.plus(-self.shared.config.buffer.retain);
+        let retention = Arc::new(self.shared.windows().retention());
+        let recall = recall(&self.shared.config, now);
+        let old = self.shared.buffer.run(move |b| b.kept_before(before, usize::MAX)).await?;
+        for some in old.chunks(BATCHES_AT_ONCE) {
+            let (some, retention) = (some.to_vec(), Arc::clone(&retention));
+            let given_up = self.shared.buffer.run(move |b| expire(b, &some, &retention, recall, now));
+            let GivenUp { expired, .. } = given_up.await??;
+            debug!(expired, "readings were kept as long as was asked");
+        }
+        Ok(())
+    }
+
     /// Drops batches that the lake has, also where a window might still be corrected from them.
     async fn trim_all_but_open(&self) -> anyhow::Result<()> {
         let needed = Arc::new(self.shared.windows().needed_now());
+        let in_flight = in_flight(&self.shared.config);
         loop {
             let needed = Arc::clone(&needed);
-            let trimmed =
-                self.shared.buffer.run(move |b| b.trim(TRIM_AT_ONCE, &|span| needed.needs(span))).await??;
+            let trimmed = self
+                .shared
+                .buffer
+                .run(move |b| {
+                    let floor = b.memory_floor(in_flight)?;
+                    b.trim(TRIM_AT_ONCE, &|span| needed.needs(span) || span.id >= floor)
+                })
+                .await??;
             if trimmed < TRIM_AT_ONCE as u64 {
                 return Ok(());
             }
@@ -210,27 +248,49 @@ fn give_up(
             all.push(waits);
         }
     }
-    let stands = representation(buffer, &shared.dictionary, &shared.config.windows, &all)?;
+    let stands = representation(buffer, shared, &all)?;
     let cuts: Vec<Cut> = all.iter().filter_map(|waits| take(waits, &stands)).collect();
     if cuts.is_empty() {
         return Ok((seen, GivenUp::default()));
     }
-    let settings = &shared.config.buffer;
-    let recall =
-        Recall { since: now.plus(-settings.dedupe_window), readings: settings.dedupe_messages as u64 };
-    Ok((seen, buffer.give_up(&cuts, recall, now)?))
+    Ok((seen, buffer.give_up(&cuts, recall(&shared.config, now), now)?))
+}
+
+/// Gives up those of `batches` that no window needs, at the end of their time.
+fn expire(
+    buffer: &mut Buffer,
+    batches: &[i64],
+    retention: &Retention,
+    recall: Recall,
+    now: Timestamp,
+) -> anyhow::Result<GivenUp> {
+    let mut total = GivenUp::default();
+    for some in batches.chunks(EXPIRED_AT_ONCE) {
+        let mut cuts = Vec::new();
+        for batch in some {
+            if let Some(waits) = buffer.waits(*batch)?.filter(|waits| !retention.needs(&waits.span)) {
+                cuts.push(Cut { batch: *batch, fates: vec![Fate::Expired; waits.rows.len()] });
+            }
+        }
+        if !cuts.is_empty() {
+            total += buffer.give_up(&cuts, recall, now)?;
+        }
+    }
+    Ok(total)
+}
+
+/// Which redelivered messages are still to be known.
+fn recall(config: &Config, now: Timestamp) -> Recall {
+    let since = now.plus(-config.buffer.dedupe_window);
+    Recall { since, readings: config.buffer.dedupe_messages as u64, in_flight: in_flight(config) }
 }
 
 /// For which readings of `all` an aggregate stands.
-fn representation(
-    buffer: &mut Buffer,
-    dictionary: &Dictionary,
-    windows: &[Window],
-    all: &[Waits],
-) -> anyhow::Result<Represented> {
-    let mut stands = Represented::new(windows, buffer.ordinal());
+fn representation(buffer: &mut Buffer, shared: &Shared, all: &[Waits]) -> anyhow::Result<Represented> {
+    let without = uploading(&shared.config, Upload::Readings);
+    let mut stands = Represented::new(&shared.config.windows, buffer.ordinal());
     for row in all.iter().flat_map(|waits| &waits.rows) {
-        if let Some(entry) = dictionary.get(row.series) {
+        if let Some(entry) = shared.dictionary.get(row.series).filter(|e| !without.contains(&e.source)) {
             stands.ask(row, &entry);
         }
     }

@@ -155,9 +155,10 @@ impl Emitter {
         if row.seq > self.plan.seen.through || !has_trusted_time(row) {
             return;
         }
-        let named = &self.series;
+        let (named, without) = (&self.series, &self.plan.without);
         let series = *self.keys.entry(row.series).or_insert_with(|| {
-            dictionary(row.series).and_then(|e| named.get(&(e.namespace.clone(), e.id)).copied())
+            let entry = dictionary(row.series).filter(|e| !without.contains(&e.source));
+            entry.and_then(|e| named.get(&(e.namespace.clone(), e.id)).copied())
         });
         let Some(series) = series else { return };
         let Some(value) = row.value.numeric().filter(|v| v.is_finite()) else { return };

@@ -4,7 +4,7 @@
 //! the window closes. Memory grows with the windows open at once: 16 bytes a series and window, and a few hundred bytes
 //! a device.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tributary_contract::id::Namespace;
@@ -58,6 +58,7 @@ pub struct Windows {
     open_from: Option<Timestamp>,
     restored: bool,
     too_late: u64,
+    without: Arc<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
@@ -123,6 +124,8 @@ pub struct Plan {
     pub series: Vec<PlanSeries>,
     /// Names and sizes of the definitions.
     pub definitions: Vec<(Arc<str>, i64)>,
+    /// Sources whose readings are in none of them.
+    pub without: Arc<BTreeSet<String>>,
 }
 
 /// One window of one series that may close.
@@ -234,7 +237,15 @@ impl Windows {
             open_from: None,
             restored: false,
             too_late: 0,
+            without: Arc::default(),
         }
+    }
+
+    /// The same, where readings of these sources enter no window. They move watermarks as others do.
+    #[must_use]
+    pub fn without(mut self, sources: BTreeSet<String>) -> Self {
+        self.without = Arc::new(sources);
+        self
     }
 
     /// The same with other bounds on a plan.
@@ -289,7 +300,10 @@ impl Windows {
             let Some(device) = self.devices.get_mut(device_number as usize) else { continue };
             device.progress.saw(has_trusted_time(row).then_some(row.ts), row.received_at.min(now));
             device.idle = false;
-            if windowed_value(row).is_none() {
+            let entered = |e: Arc<SeriesEntry>| !self.without.contains(&e.source);
+            if windowed_value(row).is_none()
+                || (!self.without.is_empty() && !dictionary(row.series).is_some_and(entered))
+            {
                 continue;
             }
             let mut too_late = false;
@@ -480,6 +494,7 @@ impl Windows {
             windows,
             series,
             definitions: self.definitions.iter().map(|d| (Arc::clone(&d.name), d.window.size)).collect(),
+            without: Arc::clone(&self.without),
         }
     }
 

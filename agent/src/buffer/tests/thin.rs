@@ -6,7 +6,7 @@ fn priority(name: &str) -> u8 {
     sources().iter().find(|s| s.name == name).map_or(9, |s| s.priority)
 }
 
-const FORGET: Recall = Recall { since: Timestamp(i64::MAX), readings: 0 };
+const FORGET: Recall = Recall { since: Timestamp(i64::MAX), readings: 0, in_flight: 0 };
 
 #[test]
 fn a_batch_of_two_priorities_is_two_rows_in_one_commit_and_the_lesser_goes_first() {
@@ -115,6 +115,23 @@ fn a_batch_of_which_the_outbox_holds_a_part_stays_and_what_was_seen_otherwise_is
 }
 
 #[test]
+fn what_a_broker_may_have_on_the_way_is_remembered_however_old_and_though_its_readings_are_gone() {
+    let mut world = World::new();
+    let (mut buffer, _) = world.open();
+    for memory in [b"old".as_slice(), b"new"] {
+        let batch = NewBatch { memory: memory.to_vec(), ..world.batch(2) };
+        buffer.append(batch, &sources()).unwrap();
+    }
+    world.append(&mut buffer, 1).unwrap();
+    let order = buffer.first_to_go(&priority);
+    let cuts: Vec<Cut> =
+        order.iter().map(|batch| Cut { batch: *batch, fates: vec![Fate::Shed; 2] }).collect();
+    buffer.give_up(&cuts, Recall { in_flight: 1, ..FORGET }, world.now).unwrap();
+    assert_eq!(buffer.memories(Timestamp(i64::MAX), 1).unwrap(), [b"new".to_vec()]);
+    world.check(&mut buffer);
+}
+
+#[test]
 fn the_memory_of_redeliveries_outlives_the_readings_as_long_as_it_is_asked_for() {
     let mut world = World::new();
     let (mut buffer, _) = world.open();
@@ -127,11 +144,11 @@ fn the_memory_of_redeliveries_outlives_the_readings_as_long_as_it_is_asked_for()
     let since = world.now.plus(-1_000_000);
     let cuts: Vec<Cut> =
         order.iter().map(|batch| Cut { batch: *batch, fates: vec![Fate::Shed; 2] }).collect();
-    buffer.give_up(&cuts, Recall { since, readings: 100 }, world.now).unwrap();
-    assert_eq!(buffer.memories(Timestamp(0)).unwrap(), [b"new".to_vec()]);
+    buffer.give_up(&cuts, Recall { since, readings: 100, in_flight: 0 }, world.now).unwrap();
+    assert_eq!(buffer.memories(Timestamp(0), 0).unwrap(), [b"new".to_vec()]);
     drop(buffer);
     let (mut buffer, _) = world.open();
-    assert_eq!(buffer.memories(Timestamp(0)).unwrap(), [b"new".to_vec()]);
+    assert_eq!(buffer.memories(Timestamp(0), 0).unwrap(), [b"new".to_vec()]);
     world.check(&mut buffer);
     assert_eq!(buffer.trim(9, &|_| false).unwrap(), 1, "it goes like any batch without readings");
     assert_eq!(world.drain(&mut buffer), once(4..5));

@@ -31,6 +31,7 @@ pub(crate) fn source(topic: &str, decoder: Decoder) -> Source {
         tags: Tags::new(),
         namespace: Namespace::default(),
         priority: 5,
+        upload: crate::config::Upload::Both,
     }
 }
 

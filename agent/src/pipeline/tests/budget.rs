@@ -11,6 +11,7 @@ use tributary_contract::manifest::MANIFEST_KEY;
 
 use super::*;
 use crate::buffer::Ballast;
+use crate::config::Upload;
 
 const KIB: u64 = 1 << 10;
 
@@ -386,6 +387,87 @@ async fn what_no_thinning_can_help_rests_intake_and_says_so_until_there_is_room(
     assert_eq!(shared.live().intake_stopped, None, "room was made");
     world.drain(&shared).await;
     Lake::of(&world).is_all_of(&taken);
+}
+
+#[tokio::test]
+async fn readings_of_which_only_aggregates_go_are_kept_for_their_time_and_end_in_exact_gaps() {
+    let mut world = world(WINDOWS, 64 << 20);
+    let config = Arc::get_mut(&mut world.config).unwrap();
+    config.sources[LOW].upload = Upload::Aggregates;
+    config.buffer.retain = DAY_MICROS;
+    config.windows.iter_mut().for_each(|w| w.correction_horizon = HOUR);
+    Arc::get_mut(&mut world.sources).unwrap()[LOW].kept = true;
+    let (mut taken, shared) = (Taken::default(), world.live().await);
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    for step in 0..3 * 24 * 6 {
+        world.later(10 * MINUTE);
+        world.flood(&shared, &[LOW, HIGH], 20, 10 * MINUTE, &mut taken).await;
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        let readings = laws(&shared).await.readings;
+        assert_eq!(readings.summarised + readings.shed, 0, "there is room");
+        if step < 24 * 6 {
+            assert_eq!(readings.expired, 0, "not before their time: {step}");
+        }
+    }
+    let kept = laws(&shared).await.readings;
+    let day = 24 * 6 * 20;
+    // The day's open window may look for what held at its start in the day before.
+    assert!((day / 2..=day * 2).contains(&kept.expired), "{kept:?}");
+    drop(sealer);
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    lake.is_all_of(&taken);
+    assert_eq!(lake.readings, [("high".to_owned(), taken.0["high"])].into());
+    assert_eq!(lake.gap("low", "expired"), taken.0["low"]);
+    let total: u64 = taken.0.values().sum();
+    assert_eq!((lake.samples("10m"), lake.samples("1d")), (total, total));
+    assert!(lake.windows.values().all(|(.., partial)| !partial));
+}
+
+#[tokio::test]
+async fn readings_that_are_only_kept_go_first_when_there_is_no_room() {
+    const BUDGET: u64 = 6 << 20;
+    let mut world = world(WINDOWS, BUDGET);
+    // Though it has the greater priority.
+    Arc::get_mut(&mut world.config).unwrap().sources[HIGH].upload = Upload::Aggregates;
+    Arc::get_mut(&mut world.sources).unwrap()[HIGH].kept = true;
+    let (mut taken, shared) = (Taken::default(), world.live().await);
+    let mut sealer = Sealer::new(Arc::clone(&shared));
+    for _ in 0..100 {
+        world.later(10 * MINUTE);
+        world.flood(&shared, &[LOW, HIGH], 200, 10 * MINUTE, &mut taken).await;
+        sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        laws(&shared).await;
+        within(&shared, BUDGET).await;
+    }
+    drop(sealer);
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    lake.is_all_of(&taken);
+    assert!(lake.gap("high", "summarised") > 0 && !lake.readings.contains_key("high"), "{:?}", lake.gaps);
+    assert_eq!((lake.gap("high", "shed"), lake.gap("low", "summarised")), (0, 0), "{:?}", lake.gaps);
+}
+
+#[tokio::test]
+async fn readings_that_are_uploaded_without_aggregates_enter_no_window() {
+    let mut world = world(WINDOWS, 64 << 20);
+    Arc::get_mut(&mut world.config).unwrap().sources[HIGH].upload = Upload::Readings;
+    let (mut taken, mut shared) = (Taken::default(), world.live().await);
+    for _ in 0..2 {
+        let mut sealer = Sealer::new(Arc::clone(&shared));
+        for _ in 0..12 {
+            world.later(10 * MINUTE);
+            world.flood(&shared, &[LOW, HIGH], 20, 10 * MINUTE, &mut taken).await;
+            sealer.pass(&*world.bucket, world.now()).await.unwrap();
+        }
+        drop(sealer);
+        world.end(shared).await;
+        shared = world.live().await;
+    }
+    world.drain(&shared).await;
+    let lake = Lake::of(&world);
+    assert_eq!(lake.readings, taken.0);
+    assert_eq!((lake.samples("10m"), lake.samples("1d")), (taken.0["low"], taken.0["low"]));
 }
 
 /// A disk without room for segments while there is ballast on it, or a stranger has the rest.
