@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 use tributary_contract::status::{GatewayStatus, Health};
+use tributary_tests::world::process::command;
 use tributary_tests::world::{Mqtt, World, ask, publish, until};
 
 /// A file system in memory of a given size; taken away when dropped.
@@ -96,7 +97,8 @@ async fn a_stranger_who_fills_the_disk_costs_time_only_and_nothing_is_acknowledg
     }
     let world = World::start(Mqtt::EmbeddedV5).await?;
     let _disk = Disk::mount(&world, 48)?;
-    on_disk(&world, "")?;
+    // Without any: its room would be enough for all of this.
+    on_disk(&world, "ballast = \"0B\"\n")?;
     let agent = world.agent()?;
     let _receiver = world.receiver()?;
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
@@ -207,6 +209,18 @@ async fn a_disk_that_we_fill_ourselves_without_a_bucket_ends_in_rows_and_gaps_fo
     })
     .await
     .with_context(|| format!("{seen:?} of {ALL}, {given_up} given up\n{}", world.logs()))?;
+    // The receiver sees the same, and derives both laws from the lake alone.
+    let shows = |fleet: &serde_json::Value| fleet["gateways"][0]["lost"] == readings.shed;
+    world.fleet_when("the fleet shows what was shed", "/api/fleet", shows).await?;
+    let config = world.path("receiver.toml").display().to_string();
+    let mut found = String::new();
+    until("the audit finds nothing", async || {
+        let done = command(&world.programs.receiver, &["audit", "--config", &config]).await?;
+        found = String::from_utf8_lossy(&done.stdout).into_owned();
+        Ok(done.status.success().then_some(()))
+    })
+    .await
+    .with_context(|| found)?;
     let (ended, _) = agent.stop().await?;
     ensure!(ended.success(), "{ended}\n{}", world.logs());
     Ok(())

@@ -18,6 +18,10 @@ const FLOOR: u64 = 4 << 20;
 const LOG: u64 = 5 << 19;
 /// What it has taken where it no longer grows in the ordinary course, bytes.
 const LOG_GROWN: u64 = 15 << 17;
+/// Below this much free on the disk no commit is tried, bytes: what makes room and a start need some, too.
+const LEAST_COMMIT: u64 = 512 << 10;
+/// Below this much nothing is sealed as long as there is anything to deliver, bytes.
+const LEAST_SEALING: u64 = 2 << 20;
 /// The least that a segment is made for, bytes.
 const LEAST_SEGMENT: u64 = 64 << 10;
 /// The least room in the database that is kept free when its file must not grow, bytes.
@@ -66,6 +70,8 @@ pub struct Verdict {
     pub aggregates: u64,
     /// The bytes that the next segment of readings may have; none while readings wait in the journal.
     pub segment: Option<u64>,
+    /// Whether segments, of whatever table, may be written.
+    pub seals: bool,
     /// Why intake must rest, if it must.
     pub stop: Option<Stop>,
 }
@@ -143,7 +149,7 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     // Down to a sixteenth below the limit: what is thinned a little at a time costs a transaction a little.
     let journal = if live > limit { live - (limit - limit / 16) } else { 0 };
     // A commit is appended to the log: until that has its size, it needs room of the disk.
-    let log_needs = LOG_GROWN.saturating_sub(sizes.log) * if resting { 2 } else { 1 };
+    let log_needs = LOG_GROWN.saturating_sub(sizes.log).max(LEAST_COMMIT) * if resting { 2 } else { 1 };
     let no_commit = sizes.disk_free.is_some_and(|free| free < log_needs);
     let full = live > most || (resting && live > limit) || no_commit;
     let stop = full.then_some(match (disk_short, sizes.disk_free) {
@@ -154,13 +160,15 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     let too_much = sizes.segments.saturating_sub(for_segments);
     let aggregates =
         if too_much > 0 { too_much.saturating_add(for_segments / 16).min(sizes.aggregates) } else { 0 };
-    Verdict { journal, aggregates, segment: segment(sizes, limits, room, for_segments, grows), stop }
+    let seals = sizes.segments == 0 || sizes.disk_free.is_none_or(|free| free >= LEAST_SEALING);
+    Verdict { journal, aggregates, segment: segment(sizes, limits, room, for_segments, grows), seals, stop }
 }
 
 /// How great the next segment of readings may be.
 fn segment(sizes: &Sizes, limits: &Limits, room: u64, for_segments: u64, grows: bool) -> Option<u64> {
     let great = limits.segment.min(room / 32).max(LEAST_SEGMENT);
-    if grows {
+    let leaves = limits.min_free.max(FLOOR).saturating_add(great);
+    if grows && sizes.disk_free.is_none_or(|free| free >= leaves) {
         let ahead = sizes.undelivered.saturating_add(great) <= room / 16;
         let fits = sizes.segments.saturating_add(great) <= for_segments;
         return ((ahead && fits) || sizes.segments == 0).then_some(great);
@@ -195,7 +203,7 @@ mod tests {
     fn free_pages_of_the_database_count_as_room_for_the_journal_and_for_nothing_else() {
         // The journal's share is 5/8 of 160 MiB less the log, and thinning begins at 7/8 of that.
         let at = |database, reusable| judge(&sizes(database, reusable), &limits(), false);
-        assert_eq!(at(85, 0), Verdict { segment: Some(5 * MIB), ..Verdict::default() });
+        assert_eq!(at(85, 0), Verdict { segment: Some(5 * MIB), seals: true, ..Verdict::default() });
         let over = at(86, 0);
         assert!(over.journal > 0 && over.stop.is_none(), "{over:?}");
         assert_eq!(at(97, 12).journal, 0, "12 MiB are free inside");
@@ -220,7 +228,7 @@ mod tests {
         let full = |reusable: u64| Sizes {
             reusable,
             log: 2 * MIB,
-            disk_free: Some(0),
+            disk_free: Some(MIB),
             undelivered: 1,
             segments: 1,
             ..sizes(32, 0)
@@ -230,7 +238,7 @@ mod tests {
         let short = judge(&full(3 * MIB / 2), &limits(), false);
         assert!(short.journal > 0 && short.stop.is_none());
         let none = judge(&full(MIB / 2), &limits(), false);
-        assert_eq!(none.stop, Some(Stop::Disk { has: 0, least: 20 * MIB }));
+        assert_eq!(none.stop, Some(Stop::Disk { has: MIB, least: 20 * MIB }));
         assert!(none.stop.unwrap().to_string().contains("must keep 20.0 MiB"), "{}", none.stop.unwrap());
         assert!(judge(&full(3 * MIB / 2), &limits(), true).stop.is_some(), "until there is room again");
     }
@@ -241,7 +249,8 @@ mod tests {
             judge(&Sizes { log, disk_free: Some(free), ..sizes(32, 8) }, &limits(), resting).stop
         };
         assert_eq!(at(0, MIB, false), Some(Stop::Disk { has: MIB, least: 20 * MIB }));
-        assert_eq!((at(MIB, MIB, false), at(2 * MIB, 0, false)), (None, None));
+        assert_eq!((at(MIB, MIB, false), at(2 * MIB, MIB, false)), (None, None));
+        assert!(at(2 * MIB, 0, false).is_some(), "nothing is left for whatever makes room");
         assert!(at(MIB, MIB, true).is_some(), "until there is a little more");
         assert_eq!(at(MIB, 2 * MIB, true), None);
     }
@@ -259,6 +268,21 @@ mod tests {
         };
         assert_eq!(full(1, 8 * MIB), None);
         assert_eq!((full(0, 8 * MIB), full(0, 1000)), (Some(2 * MIB), None));
+    }
+
+    #[test]
+    fn a_segment_leaves_the_disk_its_room_and_the_last_of_it_is_no_segments() {
+        let tight = Limits { min_free: 0, ..limits() };
+        let at = |free: u64, undelivered: u64| {
+            let sizes = Sizes { undelivered, segments: undelivered, disk_free: Some(free), ..sizes(10, 0) };
+            let verdict = judge(&sizes, &tight, false);
+            (verdict.segment, verdict.seals)
+        };
+        assert_eq!(at(9 * MIB, 1), (Some(5 * MIB), true));
+        assert_eq!(at(8 * MIB, 1), (None, true), "it would take what must stay free");
+        assert_eq!(at(8 * MIB, 0), (Some(2 * MIB), true), "one at a time");
+        assert_eq!(at(MIB, 1), (None, false));
+        assert_eq!(at(MIB, 0), (Some(MIB / 4), true), "else nothing would ever be delivered");
     }
 
     proptest! {

@@ -129,22 +129,24 @@ async fn lives(
             continue;
         }
         error!("{failure:#}");
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        let mut reasons = vec![format!("nothing is taken in: {failure:#}")];
+        if room::is_full(&failure) {
+            pause = pause.min(LONGEST_WHILE_FULL);
+            if room::give_up_ballast(&config.state_dir, live, clock.now()).await {
+                pause = FIRST_PAUSE;
+                reasons.push(room::GIVEN_UP.to_owned());
+            }
+        }
         shared::lock(live).intake_stopped = Some(format!("{failure:#}"));
         status.send_modify(|s| {
             let s = Arc::make_mut(s);
             s.at = clock.now();
             s.health = tributary_contract::status::Health::Losing;
-            s.reasons = vec![format!("nothing is taken in: {failure:#}")];
+            s.reasons = reasons;
         });
-        if began.elapsed() > LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
-        }
-        if room::is_full(&failure) {
-            pause = pause.min(LONGEST_WHILE_FULL);
-            if room::give_up_ballast(&config.state_dir, live, clock.now()).await {
-                pause = FIRST_PAUSE;
-            }
-        }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sleep(pause) => {}

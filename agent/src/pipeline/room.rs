@@ -14,6 +14,9 @@ use crate::offload::offload;
 /// What the ballast was given up for is to happen before it is taken back, microseconds.
 const REST: i64 = 10 * SECOND;
 
+/// What the status says until the ballast is there again.
+pub(super) const GIVEN_UP: &str = "the disk was full: the ballast was given up";
+
 /// Whether a failure says that the disk has no room.
 pub(super) fn is_full(failure: &anyhow::Error) -> bool {
     failure.chain().any(|cause| {
@@ -54,7 +57,7 @@ pub(super) async fn give_up_ballast(dir: &Path, live: &Mutex<Live>, now: Timesta
 pub(super) fn note_given_up(bytes: u64, live: &mut Live, now: Timestamp) {
     warn!(bytes, "the disk is full: the ballast was given up, to have room for making room");
     live.ballast_gone_at = Some(now);
-    live.notices.insert("ballast", "the disk was full: the ballast was given up".into());
+    live.notices.insert("ballast", GIVEN_UP.to_owned());
 }
 
 /// Takes the ballast back when it is missing and the disk has room for it and for as much again.

@@ -16,6 +16,7 @@ use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
 use super::shared::{Shared, StartAgain};
+use super::thinning::verdict;
 use super::{decoded, windows_of};
 use crate::buffer::{
     Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
@@ -84,13 +85,19 @@ impl Sealer {
         if !self.read_back(bucket).await? {
             return Ok(0);
         }
+        let (sizes, room) = verdict(&self.shared, false).await?;
+        if !room.seals {
+            self.without_room(&format!("the disk has {} bytes free", sizes.disk_free.unwrap_or(0)), now)
+                .await?;
+            return Ok(0);
+        }
         let mut sealed = 0;
         match self.seal_due(&mut sealed, now).await {
             Ok(()) => {
                 self.shared.live().notices.remove("room");
             }
             Err(e) if matches!(e.downcast_ref::<BufferError>(), Some(BufferError::NoRoom { .. })) => {
-                self.without_room(&e, now).await?;
+                self.without_room(&e.to_string(), now).await?;
             }
             Err(e) => return Err(e),
         }
@@ -108,6 +115,9 @@ impl Sealer {
         loop {
             // Between any two segments: a great backlog is sealed for long.
             let room = self.make_room(now).await?;
+            if !room.seals {
+                return Ok(());
+            }
             let Some((next, rest)) = self.next(room.segment, now).await? else { return Ok(()) };
             let made = self.seal_next(next, rest, now).await?;
             *sealed += made;

@@ -59,14 +59,14 @@ impl Sealer {
     ///
     /// # Errors
     /// The buffer's.
-    pub(super) async fn without_room(&mut self, why: &anyhow::Error, now: Timestamp) -> anyhow::Result<()> {
+    pub(super) async fn without_room(&mut self, why: &str, now: Timestamp) -> anyhow::Result<()> {
         if self.shared.give_up_ballast(now).await {
             return Ok(());
         }
         let text = format!("no segment can be written: {why}");
-        let before = self.shared.live().notices.insert("room", text.clone());
+        let before = self.shared.live().notices.insert("room", text);
         if before.is_none() {
-            warn!("{text}");
+            warn!("no segment can be written: {why}");
         }
         self.make_room_by(&[(false, Taking::Represented), (false, Taking::Everything)], now).await?;
         Ok(())
@@ -102,7 +102,7 @@ impl Sealer {
     pub(super) async fn expire(&mut self, now: Timestamp) -> anyhow::Result<()> {
         let recent = self.expired_at.is_some_and(|at| (0..EXPIRE_EVERY).contains(&now.since(at)));
         // By a clock that is wrong, everything may seem old.
-        if recent || !self.shared.clock.moment().synced {
+        if recent || !self.shared.live().clock_synced {
             return Ok(());
         }
         self.expired_at = Some(now);
