@@ -20,7 +20,7 @@ const LOG: u64 = 5 << 19;
 const LOG_GROWN: u64 = 15 << 17;
 /// Below this much free on the disk no commit is tried, bytes: what makes room and a start need some, too.
 const LEAST_COMMIT: u64 = 512 << 10;
-/// Below this much nothing is sealed as long as there is anything to deliver, bytes.
+/// Below this much, beside what the log may grow, nothing is sealed as long as there is anything to deliver, bytes.
 const LEAST_SEALING: u64 = 2 << 20;
 /// The least that a segment is made for, bytes.
 const LEAST_SEGMENT: u64 = 64 << 10;
@@ -146,11 +146,13 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
         let held = sizes.database.saturating_sub(spare);
         (of_share.min(held), share.min(held.saturating_add(spare / 2)))
     };
-    // Down to a sixteenth below the limit: what is thinned a little at a time costs a transaction a little.
-    let journal = if live > limit { live - (limit - limit / 16) } else { 0 };
     // A commit is appended to the log: until that has its size, it needs room of the disk.
-    let log_needs = LOG_GROWN.saturating_sub(sizes.log).max(LEAST_COMMIT) * if resting { 2 } else { 1 };
+    let growth = LOG_GROWN.saturating_sub(sizes.log);
+    let log_needs = growth.max(LEAST_COMMIT) * if resting { 2 } else { 1 };
     let no_commit = sizes.disk_free.is_some_and(|free| free < log_needs);
+    // Down to a sixteenth below the limit: what is thinned a little at a time costs a transaction a little. Where no
+    // commit has room, nothing that leaves the journal would help.
+    let journal = if live > limit && !no_commit { live - (limit - limit / 16) } else { 0 };
     let full = live > most || (resting && live > limit) || no_commit;
     let stop = full.then_some(match (disk_short, sizes.disk_free) {
         (true, Some(has)) => Stop::Disk { has, least },
@@ -160,7 +162,7 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     let too_much = sizes.segments.saturating_sub(for_segments);
     let aggregates =
         if too_much > 0 { too_much.saturating_add(for_segments / 16).min(sizes.aggregates) } else { 0 };
-    let seals = sizes.segments == 0 || sizes.disk_free.is_none_or(|free| free >= LEAST_SEALING);
+    let seals = sizes.segments == 0 || sizes.disk_free.is_none_or(|free| free >= LEAST_SEALING + growth);
     Verdict { journal, aggregates, segment: segment(sizes, limits, room, for_segments, grows), seals, stop }
 }
 

@@ -346,11 +346,15 @@ impl Buffer {
     pub fn each_decision(&mut self, after: Timestamp, mut f: impl FnMut(&[u8])) -> Result<(), BufferError> {
         self.guarded(|b| {
             let mut select = b.sql.prepare_cached(
-                "SELECT decisions FROM decision WHERE superseded = 0 AND newest > ?1 ORDER BY epoch, number",
+                "SELECT epoch, number, decisions FROM decision WHERE superseded = 0 AND newest > ?1
+                 ORDER BY epoch, number",
             )?;
             let mut found = select.query([after.0])?;
             while let Some(r) = found.next()? {
-                f(&r.get::<_, Vec<u8>>(0)?);
+                let (ordinal, number) = (r.get(0)?, uint(r.get(1)?));
+                if !b.book(ordinal).is_some_and(|book| book.void.contains(number)) {
+                    f(&r.get::<_, Vec<u8>>(2)?);
+                }
             }
             Ok(())
         })

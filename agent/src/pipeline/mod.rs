@@ -319,6 +319,9 @@ fn windows_of(
     now: Timestamp,
 ) -> anyhow::Result<Windows> {
     let mut windows = Windows::new(&config.windows, b.ordinal()).without(uploading(config, Upload::Readings));
+    if let Some(holes) = thinning::known_holes(b)? {
+        windows.hollow(holes);
+    }
     decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
     // What is beyond correction must be known before the first late reading: its decisions may be forgotten, and it would
     // be emitted as if for the first time.

@@ -118,7 +118,11 @@ impl World {
         let live = Arc::new(Mutex::new(new_live(&self.config, self.now())));
         let (status, _) = watch::channel(Arc::new(first_status(&self.config, &*clock)));
         let (shared, _) = open(&self.config, &live, &status, &clock, seams).await.unwrap();
-        shared.live().drained.fill(true);
+        {
+            let mut live = shared.live();
+            live.drained.fill(true);
+            live.clock_synced = true;
+        }
         Arc::new(shared)
     }
 

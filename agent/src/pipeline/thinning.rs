@@ -1,7 +1,7 @@
 //! Makes room in a full buffer: what the lake has goes first, then raw readings for which aggregates stand, by priority
 //! and age, then other raw readings, then aggregates. Each goes in the transaction of its gap.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, warn};
 use tributary_contract::time::Timestamp;
@@ -11,11 +11,11 @@ use super::sealing::Sealer;
 use super::shared::Shared;
 use super::{in_flight, uploading};
 use crate::buffer::quota::{self, Limits, Sizes, Verdict};
-use crate::buffer::{Buffer, Cut, Fate, GivenUp, Recall, Waits};
+use crate::buffer::{Buffer, BufferError, Cut, Dictionary, Fate, GivenUp, Recall, Waits};
 use crate::config::{Config, MINUTE, Upload};
-use crate::window::Decided;
 use crate::window::open::Retention;
 use crate::window::represent::Represented;
+use crate::window::{Decided, Windows};
 
 /// Batches deleted in one transaction.
 const TRIM_AT_ONCE: usize = 256;
@@ -37,8 +37,21 @@ const PRIORITY: u8 = 5;
 enum Taking {
     /// Only batches for each reading of which an aggregate stands.
     Represented,
-    /// Everything.
+    /// Every batch that no open window needs.
+    Closed,
+    /// Everything; what is emitted of open windows is partial then.
     Everything,
+}
+
+/// The setting that keeps from when to when readings of open windows were shed.
+const HOLES: &str = "shed-while-open";
+
+/// What is asked on the buffer's thread, which must not hold on to that thread itself.
+#[derive(Clone)]
+struct Views {
+    config: Arc<Config>,
+    dictionary: Arc<Dictionary>,
+    windows: Arc<Mutex<Windows>>,
 }
 
 impl Sealer {
@@ -48,14 +61,19 @@ impl Sealer {
     /// The buffer's.
     pub(super) async fn make_room(&mut self, now: Timestamp) -> anyhow::Result<Verdict> {
         self.make_room_by(
-            &[(false, Taking::Represented), (true, Taking::Represented), (false, Taking::Everything)],
+            &[
+                (false, Taking::Represented),
+                (true, Taking::Represented),
+                (false, Taking::Closed),
+                (false, Taking::Everything),
+            ],
             now,
         )
         .await
     }
 
     /// The disk has no room even for a segment. The ballast makes some for the next pass; without one, room is made in
-    /// the database alone, so that intake may go on.
+    /// the database alone, so that intake may go on. No window can be frozen then.
     ///
     /// # Errors
     /// The buffer's.
@@ -68,26 +86,30 @@ impl Sealer {
         if before.is_none() {
             warn!("no segment can be written: {why}");
         }
-        self.make_room_by(&[(false, Taking::Represented), (false, Taking::Everything)], now).await?;
+        let steps = [Taking::Represented, Taking::Closed, Taking::Everything];
+        self.make_room_by(&steps.map(|taking| (false, taking)), now).await?;
         Ok(())
     }
 
     /// Makes room in so many steps, each only if those before it didn't do. The first of each pair says whether windows
     /// are frozen for it, which takes segments.
     async fn make_room_by(&mut self, steps: &[(bool, Taking)], now: Timestamp) -> anyhow::Result<Verdict> {
-        let (_, mut verdict) = verdict(&self.shared, false).await?;
+        let resting = self.shared.live().intake_stopped.is_some();
+        let (_, mut verdict) = verdict(&self.shared, resting).await?;
         if verdict.journal > 0 {
             self.trim_all_but_open().await?;
-            verdict = self::verdict(&self.shared, false).await?.1;
+            verdict = self::verdict(&self.shared, resting).await?.1;
         }
         let mut total = GivenUp::default();
         for &(freeze, taking) in steps {
-            if verdict.journal > 0 {
+            // What open windows need goes only where intake would rest otherwise.
+            let due = taking != Taking::Everything || verdict.stop.is_some();
+            if verdict.journal > 0 && due {
                 if freeze {
                     self.freeze(verdict.journal, now).await?;
                 }
                 total += self.take(taking, verdict.journal, now).await?;
-                verdict = self::verdict(&self.shared, false).await?.1;
+                verdict = self::verdict(&self.shared, resting).await?.1;
             }
         }
         self.tell(total, now);
@@ -147,15 +169,21 @@ impl Sealer {
         while !order.is_empty() && total.bytes < goal {
             let some: Vec<i64> = order.iter().take(BATCHES_AT_ONCE).copied().collect();
             let needed = self.shared.windows().needed_now();
-            let (shared, left) = (Arc::clone(&self.shared), goal - total.bytes);
+            let views = Views {
+                config: Arc::clone(&self.shared.config),
+                dictionary: Arc::clone(&self.shared.dictionary),
+                windows: self.shared.window_stage(),
+            };
+            let left = goal - total.bytes;
             let (seen, given_up) = self
                 .shared
                 .buffer
                 .run(move |b| {
                     let take = |waits: &Waits, stands: &Represented| {
-                        (!needed.needs(&waits.span)).then(|| fates(waits, stands, taking)).flatten()
+                        let may = taking == Taking::Everything || !needed.needs(&waits.span);
+                        may.then(|| fates(waits, stands, taking)).flatten()
                     };
-                    give_up(b, &shared, &some, left, now, &take)
+                    give_up(b, &views, &some, left, now, taking, &take)
                 })
                 .await??;
             total += given_up;
@@ -221,7 +249,7 @@ fn fates(waits: &Waits, stands: &Represented, taking: Taking) -> Option<Cut> {
     let fates: Vec<Fate> = waits.rows.iter().map(fate).collect();
     let may = match taking {
         Taking::Represented => fates.iter().all(|f| *f == Fate::Summarised),
-        Taking::Everything => true,
+        Taking::Closed | Taking::Everything => true,
     };
     may.then_some(Cut { batch: waits.span.id, fates })
 }
@@ -229,10 +257,11 @@ fn fates(waits: &Waits, stands: &Represented, taking: Taking) -> Option<Cut> {
 /// Looks at batches in their order until enough of them can go, and gives these up; tells how many it looked at.
 fn give_up(
     buffer: &mut Buffer,
-    shared: &Shared,
+    views: &Views,
     batches: &[i64],
     goal: u64,
     now: Timestamp,
+    taking: Taking,
     take: &dyn Fn(&Waits, &Represented) -> Option<Cut>,
 ) -> anyhow::Result<(usize, GivenUp)> {
     let (mut seen, mut readings, mut bytes) = (0, 0, 0);
@@ -248,12 +277,38 @@ fn give_up(
             all.push(waits);
         }
     }
-    let stands = representation(buffer, shared, &all)?;
+    let stands = representation(buffer, views, &all)?;
     let cuts: Vec<Cut> = all.iter().filter_map(|waits| take(waits, &stands)).collect();
     if cuts.is_empty() {
         return Ok((seen, GivenUp::default()));
     }
-    Ok((seen, buffer.give_up(&cuts, recall(&shared.config, now), now)?))
+    if taking == Taking::Everything {
+        note_holes(buffer, views, &all, &cuts)?;
+    }
+    Ok((seen, buffer.give_up(&cuts, recall(&views.config, now), now)?))
+}
+
+/// Notes, before it happens, between which times open windows lose readings that nothing stands for.
+fn note_holes(buffer: &mut Buffer, views: &Views, all: &[Waits], cuts: &[Cut]) -> anyhow::Result<()> {
+    let of = |cut: &Cut| all.iter().find(|waits| waits.span.id == cut.batch).map(|waits| &waits.rows);
+    let rows = cuts.iter().filter_map(|cut| Some(of(cut)?.iter().zip(&cut.fates))).flatten();
+    let times = || rows.clone().filter(|(_, fate)| **fate == Fate::Shed).map(|(row, _)| row.ts);
+    let Some((from, to)) = times().min().zip(times().max()) else { return Ok(()) };
+    let mut windows = views.windows.lock().unwrap_or_else(PoisonError::into_inner);
+    let holes = windows.holes_with(from, to);
+    buffer.set_setting(HOLES, &[holes.0.0.to_le_bytes(), holes.1.0.to_le_bytes()].concat())?;
+    windows.hollow(holes);
+    Ok(())
+}
+
+/// What [`Windows::hollow`] was told in an earlier life.
+pub(super) fn known_holes(buffer: &mut Buffer) -> Result<Option<(Timestamp, Timestamp)>, BufferError> {
+    let kept = buffer.setting(HOLES)?;
+    let read = |bytes: Vec<u8>| {
+        let (from, to) = bytes.split_first_chunk::<8>()?;
+        Some((Timestamp(i64::from_le_bytes(*from)), Timestamp(i64::from_le_bytes(to.try_into().ok()?))))
+    };
+    Ok(kept.and_then(read))
 }
 
 /// Gives up those of `batches` that no window needs, at the end of their time.
@@ -286,11 +341,11 @@ fn recall(config: &Config, now: Timestamp) -> Recall {
 }
 
 /// For which readings of `all` an aggregate stands.
-fn representation(buffer: &mut Buffer, shared: &Shared, all: &[Waits]) -> anyhow::Result<Represented> {
-    let without = uploading(&shared.config, Upload::Readings);
-    let mut stands = Represented::new(&shared.config.windows, buffer.ordinal());
+fn representation(buffer: &mut Buffer, views: &Views, all: &[Waits]) -> anyhow::Result<Represented> {
+    let without = uploading(&views.config, Upload::Readings);
+    let mut stands = Represented::new(&views.config.windows, buffer.ordinal());
     for row in all.iter().flat_map(|waits| &waits.rows) {
-        if let Some(entry) = shared.dictionary.get(row.series).filter(|e| !without.contains(&e.source)) {
+        if let Some(entry) = views.dictionary.get(row.series).filter(|e| !without.contains(&e.source)) {
             stands.ask(row, &entry);
         }
     }

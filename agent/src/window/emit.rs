@@ -40,7 +40,7 @@ pub struct AggregateRow {
     pub revision: i32,
     /// Readings in it that came after it had first been closed.
     pub late: u64,
-    /// Whether readings of it had been thinned before, or it was frozen so that they can be.
+    /// Whether readings of it had been thinned or shed before, or it was frozen so that they can be.
     pub partial: bool,
     /// Doubts of its readings, those left out for their value included.
     pub quality: Quality,
@@ -210,6 +210,7 @@ impl Emitter {
                 }
                 Revised::PassOver { .. } => None,
             };
+            let hollow = plan.holes.is_some_and(|(from, to)| from < window.end && window.start <= to);
             let row = match revised {
                 Revised::Emit { revision, late, .. } => folded
                     .zip(slot.latest)
@@ -221,7 +222,7 @@ impl Emitter {
                         aggregate,
                         revision,
                         late,
-                        partial,
+                        partial: partial || hollow,
                         quality: slot.doubts,
                     })
                     .ok_or(0),
@@ -274,7 +275,8 @@ struct Kept {
     whole: bool,
 }
 
-/// The window carried on from what was kept of it; and whether that makes it partial.
+/// The window carried on from what was kept of it; and whether it is partial: also where all is there that was there when
+/// it closed as a partial one.
 fn carry_on(kept: &Kept, samples: &[Sample], carried: Option<f64>, window: &DueWindow) -> (Aggregate, bool) {
     let more: Vec<Sample> = samples.iter().filter(|s| s.seq > kept.through).copied().collect();
     let merged = merge(&kept.part, &more, window.start, window.end);
@@ -282,9 +284,9 @@ fn carry_on(kept: &Kept, samples: &[Sample], carried: Option<f64>, window: &DueW
         // The value carried over from before the window may be gone, though its own readings are there.
         Some(whole) if whole.coverage < merged.coverage => {
             let Aggregate { time_weighted_mean, coverage, .. } = merged;
-            (Aggregate { time_weighted_mean, coverage, ..whole }, false)
+            (Aggregate { time_weighted_mean, coverage, ..whole }, window.late)
         }
-        Some(whole) => (whole, false),
+        Some(whole) => (whole, window.late),
         None => (merged, true),
     }
 }

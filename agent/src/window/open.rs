@@ -59,6 +59,7 @@ pub struct Windows {
     restored: bool,
     too_late: u64,
     without: Arc<BTreeSet<String>>,
+    holes: Option<(Timestamp, Timestamp)>,
 }
 
 #[derive(Debug)]
@@ -126,6 +127,8 @@ pub struct Plan {
     pub definitions: Vec<(Arc<str>, i64)>,
     /// Sources whose readings are in none of them.
     pub without: Arc<BTreeSet<String>>,
+    /// The first and the last instant between which readings of open windows were shed.
+    pub holes: Option<(Timestamp, Timestamp)>,
 }
 
 /// One window of one series that may close.
@@ -238,6 +241,7 @@ impl Windows {
             restored: false,
             too_late: 0,
             without: Arc::default(),
+            holes: None,
         }
     }
 
@@ -495,6 +499,7 @@ impl Windows {
             series,
             definitions: self.definitions.iter().map(|d| (Arc::clone(&d.name), d.window.size)).collect(),
             without: Arc::clone(&self.without),
+            holes: self.holes,
         }
     }
 
@@ -582,6 +587,19 @@ impl Windows {
         }
         let after = stretches.into_iter().map(|(seq, s)| (seq, Retention { stretches: merged(s) }));
         Needed { ordinal: self.ordinal, after: after.collect() }
+    }
+
+    /// The first and the last instant between which windows will have lost readings that they weren't frozen with, once
+    /// those from `from` to `to` are shed: what [`Windows::hollow`] is to be told, as soon as it is durable.
+    pub fn holes_with(&self, from: Timestamp, to: Timestamp) -> (Timestamp, Timestamp) {
+        let reaches = |until: Timestamp| self.waiting.keys().any(|unit| unit.start <= until);
+        let known = self.holes.filter(|(_, until)| reaches(*until));
+        known.map_or((from, to), |(first, last)| (first.min(from), last.max(to)))
+    }
+
+    /// Takes note that readings of open windows were or will be shed: what is emitted of these is partial.
+    pub fn hollow(&mut self, holes: (Timestamp, Timestamp)) {
+        self.holes = Some(holes);
     }
 
     /// What of the journal windows may still need.
