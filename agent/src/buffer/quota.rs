@@ -22,6 +22,10 @@ const LOG_GROWN: u64 = 15 << 17;
 const LEAST_COMMIT: u64 = 512 << 10;
 /// Below this much, beside what the log may grow, nothing is sealed as long as there is anything to deliver, bytes.
 const LEAST_SEALING: u64 = 2 << 20;
+/// What the database keeps free in its file from there on, bytes: twice what a commit takes.
+const LAST_SPARE: u64 = 2 << 20;
+/// So much above what must stay free on the disk, each commit is to be judged, bytes: a flood writes it in seconds.
+const CLOSE: u64 = 8 << 20;
 /// The least that a segment is made for, bytes.
 const LEAST_SEGMENT: u64 = 64 << 10;
 /// The least room in the database that is kept free when its file must not grow, bytes.
@@ -72,6 +76,8 @@ pub struct Verdict {
     pub segment: Option<u64>,
     /// Whether segments, of whatever table, may be written.
     pub seals: bool,
+    /// Whether the disk is so near its end that each commit is to be judged.
+    pub close: bool,
     /// Why intake must rest, if it must.
     pub stop: Option<Stop>,
 }
@@ -138,7 +144,12 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     let grows = !disk_short && sizes.files() < limits.max_bytes;
 
     let live = sizes.database.saturating_sub(sizes.reusable);
+    // A commit is appended to the log: until that has its size, it needs room of the disk.
+    let growth = LOG_GROWN.saturating_sub(sizes.log);
+    let less_than = |bytes: u64| sizes.disk_free.is_some_and(|free| free < bytes);
+    let at_the_end = less_than(LEAST_SEALING + growth);
     let spare = (sizes.database / 16).max(LEAST_SPARE);
+    let spare = if at_the_end { spare.max(LAST_SPARE.min(sizes.database / 2)) } else { spare };
     let of_share = share / 8 * 7;
     let (limit, most) = if grows {
         (of_share, share)
@@ -146,14 +157,13 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
         let held = sizes.database.saturating_sub(spare);
         (of_share.min(held), share.min(held.saturating_add(spare / 2)))
     };
-    // A commit is appended to the log: until that has its size, it needs room of the disk.
-    let growth = LOG_GROWN.saturating_sub(sizes.log);
-    let log_needs = growth.max(LEAST_COMMIT) * if resting { 2 } else { 1 };
-    let no_commit = sizes.disk_free.is_some_and(|free| free < log_needs);
+    let commit = growth.max(LEAST_COMMIT);
+    let no_commit = less_than(commit);
     // Down to a sixteenth below the limit: what is thinned a little at a time costs a transaction a little. Where no
     // commit has room, nothing that leaves the journal would help.
     let journal = if live > limit && !no_commit { live - (limit - limit / 16) } else { 0 };
-    let full = live > most || (resting && live > limit) || no_commit;
+    let full =
+        live > most || no_commit || (resting && (live > limit || less_than(commit + LEAST_COMMIT / 2)));
     let stop = full.then_some(match (disk_short, sizes.disk_free) {
         (true, Some(has)) => Stop::Disk { has, least },
         _ => Stop::Budget { has: sizes.in_use(), may: limits.max_bytes },
@@ -162,8 +172,10 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     let too_much = sizes.segments.saturating_sub(for_segments);
     let aggregates =
         if too_much > 0 { too_much.saturating_add(for_segments / 16).min(sizes.aggregates) } else { 0 };
-    let seals = sizes.segments == 0 || sizes.disk_free.is_none_or(|free| free >= LEAST_SEALING + growth);
-    Verdict { journal, aggregates, segment: segment(sizes, limits, room, for_segments, grows), seals, stop }
+    let seals = sizes.segments == 0 || !at_the_end;
+    let close = less_than(least.saturating_add(CLOSE));
+    let segment = segment(sizes, limits, room, for_segments, grows);
+    Verdict { journal, aggregates, segment, seals, close, stop }
 }
 
 /// How great the next segment of readings may be.
@@ -270,6 +282,21 @@ mod tests {
         };
         assert_eq!(full(1, 8 * MIB), None);
         assert_eq!((full(0, 8 * MIB), full(0, 1000)), (Some(2 * MIB), None));
+    }
+
+    #[test]
+    fn at_the_end_of_the_disk_each_commit_is_judged_and_one_always_finds_its_pages() {
+        let tight = Limits { min_free: 0, ..limits() };
+        let at = |free: u64, reusable: u64| {
+            let sizes =
+                Sizes { log: 2 * MIB, disk_free: Some(free), segments: 1, undelivered: 1, ..sizes(12, 0) };
+            judge(&Sizes { reusable, ..sizes }, &tight, false)
+        };
+        assert!(!at(12 * MIB, 0).close && at(11 * MIB, 0).close);
+        assert!(at(3 * MIB, MIB / 2).stop.is_none() && at(3 * MIB, MIB / 2).journal > 0);
+        assert!(at(3 * MIB / 2, MIB / 2).stop.is_some(), "the next commit would need the disk");
+        assert!(at(3 * MIB / 2, 3 * MIB / 2).stop.is_none() && at(3 * MIB / 2, 3 * MIB / 2).journal > 0);
+        assert_eq!(at(MIB / 4, MIB / 2).journal, 0, "whatever goes, no commit has room");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tributary_contract::time::Timestamp;
 
 use super::clock::until;
 use super::shared::Shared;
+use super::thinning::verdict;
 use crate::buffer::{Appended, Buffer, GapRow, NewBatch, SourceFacts};
 use crate::clock::{Moment, Step, Watch, after_step};
 use crate::config::{Config, HOUR, MqttVersion, SECOND, Upload};
@@ -42,6 +43,8 @@ struct After {
     outgoing: Vec<(usize, Outgoing)>,
     permits: Vec<(usize, u64)>,
     appended: Appended,
+    /// Why intake must rest now, if it must.
+    stop: Option<String>,
 }
 
 /// What the intake may do next.
@@ -130,11 +133,12 @@ impl Intake {
             self.stage.set_commit_interval(interval);
         }
         let due = self.stage.due(now);
-        if due == Due::Now && self.committing.is_none() {
+        let rests = self.shared.live().intake_stopped.is_some();
+        if due == Due::Now && self.committing.is_none() && !rests {
             self.begin_commit(now);
         }
         // While nothing may be taken in, or two batches are full, the queue fills and the tasks stop polling.
-        let open = self.shared.live().intake_stopped.is_none() && due != Due::Now;
+        let open = !rests && due != Due::Now;
         let wait = match due {
             Due::At(at) => until(at, now, LONGEST_WAIT),
             Due::Now | Due::Never => LONGEST_WAIT,
@@ -333,7 +337,7 @@ impl Intake {
         if !collected.needs_commit() {
             // Messages that no source takes need nothing durable.
             let Collected { acks, outgoing, .. } = collected;
-            self.committed(After { acks, outgoing, permits, appended: Appended::default() });
+            self.committed(After { acks, outgoing, permits, appended: Appended::default(), stop: None });
             return;
         }
         let Collected {
@@ -373,8 +377,10 @@ impl Intake {
                 }
                 b.append_at(batch, &sources, moment)
             };
-            let appended = shared.buffer.run(append).await?;
-            Ok(After { acks, outgoing, permits, appended: appended.context("commit")? })
+            let appended = shared.buffer.run(append).await?.context("commit")?;
+            let close = shared.live().disk_close;
+            let stop = if close { verdict(&shared, false).await?.1.stop } else { None };
+            Ok(After { acks, outgoing, permits, appended, stop: stop.map(|stop| stop.to_string()) })
         }));
     }
 
@@ -397,6 +403,9 @@ impl Intake {
             self.shared.committed.notify_one();
         }
         let mut live = self.shared.live();
+        if after.stop.is_some() {
+            live.intake_stopped = after.stop;
+        }
         for handle in &self.handles {
             if let Some(status) = live.brokers.get_mut(handle.broker()) {
                 status.acknowledged = handle.acknowledged();

@@ -30,6 +30,7 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     let live = {
         let mut live = shared.live();
         live.intake_stopped = stopped;
+        live.disk_close = verdict.close;
         live.clone()
     };
     let flash = flash(shared, &stats, now).await?;

@@ -58,6 +58,8 @@ pub struct Live {
     pub receipt: ReceiptStatus,
     /// Whether the clock could be believed when intake last looked at it.
     pub clock_synced: bool,
+    /// Whether the disk is so near its end that each commit is judged.
+    pub disk_close: bool,
     /// Why nothing is taken in now.
     pub intake_stopped: Option<String>,
     /// When the ballast was given up, until it is taken back.
