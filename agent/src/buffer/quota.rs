@@ -183,6 +183,12 @@ fn segment(sizes: &Sizes, limits: &Limits, room: u64, for_segments: u64, grows: 
     let great = limits.segment.min(room / 32).max(LEAST_SEGMENT);
     let leaves = limits.min_free.max(FLOOR).saturating_add(great);
     if grows && sizes.disk_free.is_none_or(|free| free >= leaves) {
+        // Of a disk that is smaller than the budget, too, only a small part is sealed ahead.
+        let least = limits.min_free.max(FLOOR);
+        let room = sizes
+            .disk_free
+            .map_or(room, |free| room.min(sizes.files().saturating_add(free.saturating_sub(least))));
+        let great = great.min(room / 32).max(LEAST_SEGMENT);
         let ahead = sizes.undelivered.saturating_add(great) <= room / 16;
         let fits = sizes.segments.saturating_add(great) <= for_segments;
         return ((ahead && fits) || sizes.segments == 0).then_some(great);
@@ -272,7 +278,8 @@ mod tests {
     #[test]
     fn only_a_sixteenth_is_sealed_ahead_of_the_link_and_one_segment_at_a_time_on_a_full_disk() {
         let ahead = |undelivered: u64| {
-            let sizes = Sizes { undelivered, segments: undelivered, ..sizes(10, 0) };
+            let disk_free = Some(1000 * MIB);
+            let sizes = Sizes { undelivered, segments: undelivered, disk_free, ..sizes(10, 0) };
             judge(&sizes, &limits(), false).segment
         };
         assert_eq!((ahead(0), ahead(5 * MIB), ahead(6 * MIB)), (Some(5 * MIB), Some(5 * MIB), None));
@@ -307,7 +314,7 @@ mod tests {
             let verdict = judge(&sizes, &tight, false);
             (verdict.segment, verdict.seals)
         };
-        assert_eq!(at(9 * MIB, 1), (Some(5 * MIB), true));
+        assert_eq!(at(9 * MIB, 1), (Some(15 * MIB / 32), true), "a part of what we have and may have yet");
         assert_eq!(at(8 * MIB, 1), (None, true), "it would take what must stay free");
         assert_eq!(at(8 * MIB, 0), (Some(2 * MIB), true), "one at a time");
         assert_eq!(at(MIB, 1), (None, false));
