@@ -78,6 +78,17 @@ pub struct Opened {
     pub events: Vec<OpenEvent>,
 }
 
+/// How far what is there is believed: each way is taken where the one before stumbled over content.
+#[derive(Debug, PartialEq)]
+enum Care {
+    /// After a clean stop only what is needed is looked at.
+    Trust,
+    /// Everything is looked at.
+    Look,
+    /// What every look found right makes no sense all the same; what was stumbled over.
+    Salvage(String),
+}
+
 /// Setting that keeps the reason for a new epoch until it has begun.
 pub(super) const DOUBT: &str = "open.doubt";
 
@@ -104,14 +115,21 @@ impl Buffer {
     }
 
     fn open_careful(settings: &OpenSettings) -> Result<Opened, OpenError> {
-        match Self::open_once(settings, false) {
-            // After a clean stop not everything is looked at: what is damaged all the same is found by the careful way.
-            Err(OpenError::Buffer(e)) if is_about_content(&e) => Self::open_once(settings, true),
-            other => other,
+        let mut care = Care::Trust;
+        loop {
+            let e = match Self::open_once(settings, &care) {
+                Err(OpenError::Buffer(e)) if is_about_content(&e) => e,
+                other => return other,
+            };
+            care = match care {
+                Care::Trust => Care::Look,
+                Care::Look => Care::Salvage(e.to_string()),
+                Care::Salvage(_) => return Err(e.into()),
+            };
         }
     }
 
-    fn open_once(settings: &OpenSettings, careful: bool) -> Result<Opened, OpenError> {
+    fn open_once(settings: &OpenSettings, care: &Care) -> Result<Opened, OpenError> {
         let files = Files::lock(&settings.dir, settings.faults.clone())?;
         let mut events = Vec::new();
         let mut mended = Vec::new();
@@ -120,12 +138,13 @@ impl Buffer {
         }
         events.extend(mended.into_iter().map(|why| OpenEvent::Damaged { why, aside: None }));
         let lease = read_lease(&files, settings, &mut events)?;
-        let clean = !careful && lease.as_ref().is_some_and(|l| l.clean.is_some());
-        let (sql, doubt) = open_database(&files, settings, lease.as_ref(), clean, &mut events)?;
+        let clean = *care == Care::Trust && lease.as_ref().is_some_and(|l| l.clean.is_some());
+        let (sql, doubt) = open_database(&files, settings, lease.as_ref(), clean, care, &mut events)?;
         let mut epochs = load_epochs(&sql)?;
         let found = files.segments()?;
         let had_epochs = !epochs.is_empty();
-        let history = lease.is_some() || !found.is_empty();
+        let noted = Tail::read(&files.tail()).is_some_and(|newest| newest > 0);
+        let history = lease.is_some() || !found.is_empty() || noted;
         let mut why = doubt.map(|d| (d, true));
         if !had_epochs && history && why.is_none() {
             let gone = "the database is gone".to_owned();
@@ -366,6 +385,7 @@ fn open_database(
     settings: &OpenSettings,
     lease: Option<&Lease>,
     clean: bool,
+    care: &Care,
     events: &mut Vec<OpenEvent>,
 ) -> Result<(Connection, Option<String>), OpenError> {
     files.take_salvaged()?;
@@ -376,6 +396,8 @@ fn open_database(
     }
     let damage = if !files.database().exists() {
         Some("the database is gone, its log is there".to_owned())
+    } else if let Care::Salvage(why) = care {
+        Some(why.clone())
     } else if clean && log == 0 {
         None
     } else {
@@ -563,6 +585,7 @@ fn is_damage(e: &rusqlite::Error) -> bool {
         // Our statements are right: where they aren't, the names in the database are wrong.
         rusqlite::Error::SqlInputError { .. }
         | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::Utf8Error(..)
         | rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
         | rusqlite::Error::QueryReturnedNoRows => true,

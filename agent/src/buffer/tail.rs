@@ -51,7 +51,7 @@ fn text(batch: i64) -> String {
     format!("{:08x} {number}\n", crc32fast::hash(number.as_bytes()))
 }
 
-fn parse(bytes: &[u8]) -> Option<i64> {
+pub(super) fn parse(bytes: &[u8]) -> Option<i64> {
     let batch = str::from_utf8(bytes).ok()?.split([' ', '\n']).nth(1)?.parse().ok()?;
     (text(batch).as_bytes() == bytes).then_some(batch)
 }

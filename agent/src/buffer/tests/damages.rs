@@ -173,7 +173,7 @@ fn restore(original: &mut Original) {
     world.next_value = original.acknowledged.len() as i64;
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for found in fs::read_dir(from).unwrap() {
         let (path, name) = found.map(|f| (f.path(), f.file_name())).unwrap();
@@ -186,11 +186,17 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn change(path: &Path, f: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap_or_default();
-    if !bytes.is_empty() {
-        f(&mut bytes);
-        // In place: the file stays the same file.
-        fs::write(path, bytes).unwrap();
+    let mode = fs::metadata(path).map(|m| m.permissions());
+    if let Ok(mode) = mode {
+        // It may be unreadable from a damage before this one.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut bytes = fs::read(path).unwrap();
+        if !bytes.is_empty() {
+            f(&mut bytes);
+            // In place: the file stays the same file.
+            fs::write(path, bytes).unwrap();
+        }
+        fs::set_permissions(path, mode).unwrap();
     }
 }
 
@@ -232,6 +238,7 @@ fn damage(dir: &Path, kind: Kind, rng: &mut Rng) {
         Kind::Unreadable => mode(&any(rng), 0),
         Kind::StaleLock => {
             for name in ["lock", "buffer.db-shm", "lease.tmp", "buffer.db.new"] {
+                fs::remove_file(dir.join(name)).unwrap_or_default();
                 fs::write(dir.join(name), b"of a life long gone").unwrap();
                 mode(&dir.join(name), if rng.bool() { 0o444 } else { 0o644 });
             }
@@ -269,7 +276,7 @@ fn suffer(original: &mut Original, kind: Kind, seed: u64) -> Figures {
     let after = Bytes { database: read("buffer.db"), log: read("buffer.db-wal") };
     let intact = intact(files, &after, *root);
     // The end of a log and the note of it gone together: nothing on the disk tells that there was more.
-    let untold = tail::Tail::read(&world.path("tail")).is_none();
+    let untold = tail::parse(&read("tail")).is_none();
 
     let opened = Buffer::open(&world.settings()).unwrap_or_else(|e| panic!("seed {seed}, {kind:?}: {e}"));
     let (mut buffer, mut events) = (opened.buffer, opened.events);
