@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use futures::future::select_all;
 use tokio::process::{Child, Command};
 
-use tributary_tests::folder::workspace;
+use tributary_tests::workspace;
 
 use crate::data::gateway_name;
 use crate::home::Home;
@@ -69,11 +69,11 @@ pub(crate) async fn programs() -> anyhow::Result<Programs> {
         receiver: folder.join("tributary-receiver"),
         s3: folder.join("tributary-s3"),
     };
-    let root = workspace();
+    let root = workspace::folder();
     let why_not_built = if !folder.join(".fingerprint").is_dir() {
         Some("this program stands outside cargo's target folder, so they aren't built".to_owned())
     } else if root.join("Cargo.toml").is_file() {
-        let built = build(&root, folder).await?;
+        let built = build(folder).await?;
         (!built).then(|| "cargo, which builds them, is not in the PATH".to_owned())
     } else {
         Some(format!("the sources to build them are not in {}", root.display()))
@@ -86,9 +86,9 @@ pub(crate) async fn programs() -> anyhow::Result<Programs> {
 }
 
 /// Builds both programs into `folder`. False when there is no cargo.
-async fn build(root: &Path, folder: &Path) -> anyhow::Result<bool> {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(root).args(build_arguments(folder)).stdin(Stdio::null());
+async fn build(folder: &Path) -> anyhow::Result<bool> {
+    let mut build = Command::from(workspace::cargo());
+    build.args(build_arguments(folder)).stdin(Stdio::null());
     // Standard output is for data; cargo writes its progress to standard error.
     build.stdout(Stdio::null());
     let status = match build.status().await {

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use rumqttc::{Event, Packet, QoS};
 use tokio::process::Command;
-use tributary_tests::folder::workspace;
 use tributary_tests::mqtt::EmbeddedBroker;
+use tributary_tests::workspace;
 use tributary_tests::world::ports;
 use tributary_tests::world::publish::{Message, message, publish, publish_as};
 use tributary_tests::world::{Load, Mqtt, Saves, World, until};
@@ -266,7 +266,7 @@ async fn the_shipped_lines_for_mosquitto_keep_everything_while_the_agent_is_away
     // More than Mosquitto keeps by default.
     const MESSAGES: u64 = 3_000;
     let world = World::start(Mqtt::MosquittoV5(Saves::AtStop)).await?;
-    let shipped = workspace().join("config/mosquitto.conf");
+    let shipped = workspace::folder().join("config/mosquitto.conf");
     let shipped = std::fs::read_to_string(shipped)?;
     let mosquitto = world.broker.restartable()?;
     mosquitto

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use tributary_tests::folder::workspace;
+use tributary_tests::workspace;
 
 fn rust_files(below: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![workspace().join(below)];
+    let mut folders = vec![workspace::folder().join(below)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
@@ -58,13 +58,13 @@ fn the_halves_never_meet_and_the_contract_knows_neither() {
 #[test]
 fn imports_point_upstream() {
     for program in ["agent/src", "cloud-receiver/src"] {
-        let lib = fs::read_to_string(workspace().join(program).join("lib.rs")).unwrap();
+        let lib = fs::read_to_string(workspace::folder().join(program).join("lib.rs")).unwrap();
         let order: Vec<&str> =
             lib.lines().filter_map(|l| l.strip_prefix("pub mod ")).map(|l| l.trim_end_matches(';')).collect();
         assert!(order.len() > 5, "{program}: {order:?}");
         for (path, text) in rust_files(program) {
             let relative =
-                path.strip_prefix(workspace().join(program)).unwrap().to_string_lossy().into_owned();
+                path.strip_prefix(workspace::folder().join(program)).unwrap().to_string_lossy().into_owned();
             let own = relative.split(['/', '.']).next().unwrap();
             let Some(place) = order.iter().position(|m| *m == own) else { continue };
             // What stands behind the first test of a file may look anywhere.
@@ -91,14 +91,14 @@ fn every_file_that_prose_names_exists() {
     for document in
         ["README.md", "ARCHITECTURE.md", "contract/FORMAT.md", "tests/README.md", "cross/README.md"]
     {
-        let text = fs::read_to_string(workspace().join(document)).unwrap();
+        let text = fs::read_to_string(workspace::folder().join(document)).unwrap();
         for (i, name) in text.split('`').enumerate().filter(|(i, _)| i % 2 == 1) {
             let is_path = ["contract/", "agent/", "cloud-receiver/", "tests/", "config/", "cross/"]
                 .iter()
                 .any(|folder| name.starts_with(folder));
             if is_path && !name.contains([' ', '*', '<', '{']) {
                 assert!(
-                    workspace().join(name).exists(),
+                    workspace::folder().join(name).exists(),
                     "{document} names `{name}`, which isn't there (piece {i})"
                 );
             }

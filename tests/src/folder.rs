@@ -1,17 +1,8 @@
-//! Folders: this workspace's own, and one copied as a person copies one, an image of a card, a backup.
+//! A folder copied as a person copies one: an image of a card, a backup.
 
-use std::env;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-
-/// The folder of the workspace whose program this is: where cargo runs it from, else where it was built. Clones share
-/// a target folder, so a program may have been built in another clone, which may be gone.
-pub fn workspace() -> PathBuf {
-    let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-    let package = package.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    package.parent().map_or_else(|| package.clone(), Path::to_path_buf)
-}
+use std::path::Path;
 
 /// Copies a folder of files and folders; files that exist keep their inode, and sockets stay behind.
 ///

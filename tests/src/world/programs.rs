@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, ensure};
 use tokio::process::Command;
 
-use crate::folder::workspace;
+use crate::workspace;
 
 /// The programs, built.
 #[derive(Clone, Debug)]
@@ -39,11 +39,8 @@ pub async fn programs() -> anyhow::Result<Programs> {
         return Ok(found);
     }
     let target = folder.parent().context("no target folder")?;
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build
-        .current_dir(workspace())
-        .args(["build", "--release", "--workspace", "--bins", "--target-dir"])
-        .arg(target);
+    let mut build = Command::from(workspace::cargo());
+    build.args(["build", "--release", "--workspace", "--bins", "--target-dir"]).arg(target);
     let status =
         build.stdin(Stdio::null()).status().await.context("can't run cargo to build the programs")?;
     ensure!(status.success(), "building the programs failed ({status})");
