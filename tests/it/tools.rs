@@ -437,7 +437,9 @@ async fn check_tries_each_part_and_a_dead_one_hides_no_other() -> anyhow::Result
             world.path(password).display()
         )
     };
-    world.vary("agent.toml", "guarded.toml", &[(&broker, &more("password"))])?;
+    // An interval for which any disk is quick enough, however much else it has to do.
+    let patient = ("commit_interval = \"20ms\"", "commit_interval = \"10s\"");
+    world.vary("agent.toml", "guarded.toml", &[(&broker, &more("password")), patient])?;
     let agent = world.agent()?;
     // The proxy has seen the check's own subscription: only the agent knows of its.
     world.status_when("the agent is connected", |s| s.brokers.iter().any(|b| b.connected)).await?;
