@@ -134,6 +134,11 @@ pub struct FlashStatus {
     pub commit_interval_ms: u64,
 }
 
+/// A field that came later is left out where it says nothing: what was written before is still written the same.
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// The buffer on disk.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -141,6 +146,7 @@ pub struct BufferStatus {
     /// Bytes of database, log and segment files.
     pub bytes: u64,
     /// Of these, free inside the database's file, which doesn't shrink: taken again before it grows.
+    #[serde(skip_serializing_if = "is_zero")]
     pub reusable: u64,
     /// The budget.
     pub max_bytes: u64,
