@@ -26,6 +26,7 @@ use tributary_contract::time::Timestamp;
 use super::parquet::SEEN_KEY;
 use crate::buffer::row::RejectKey;
 use crate::window::decision::{Decided, Decision, Seen};
+use crate::window::fold::Aggregate;
 use crate::window::merge::Part;
 
 /// More rows than any segment has; a footer that claims more is no segment's.
@@ -267,6 +268,7 @@ fn collect(
                 if end <= start {
                     return Err(ReadbackError::Rows("a window ends before it starts"));
                 }
+                let samples = count(Some(samples.value(i)))?;
                 decided.decisions.push(Decision {
                     namespace: manifest.namespace.clone(),
                     window: names.get(windows.value(i)),
@@ -275,13 +277,9 @@ fn collect(
                     start,
                     end,
                     revision: revisions.value(i),
-                    samples: count(Some(samples.value(i)))?,
+                    samples,
                     late: count(Some(late.value(i)))?,
-                    part: if partial.value(i) {
-                        Some(parts.get(i, count(Some(samples.value(i)))?))
-                    } else {
-                        None
-                    },
+                    part: partial.value(i).then(|| parts.get(i, samples)),
                 });
             }
         }
@@ -310,7 +308,7 @@ fn collect(
 
 /// The columns of `aggregates` that make a mergeable part.
 struct Parts<'b> {
-    /// In the order of the fields of [`Part`].
+    /// In the order of the fields of [`Aggregate`], without the percentiles.
     numbers: [&'b Float64Array; 9],
     first_ts: &'b TimestampMicrosecondArray,
     last_ts: &'b TimestampMicrosecondArray,
@@ -337,7 +335,7 @@ impl<'b> Parts<'b> {
     fn get(&self, i: usize, samples: u64) -> Part {
         let known = self.numbers.map(|column| column.is_valid(i).then(|| column.value(i)));
         let [min, max, mean, sum, stddev, first, last, time_weighted_mean, coverage] = known;
-        Part {
+        Part::of(&Aggregate {
             samples,
             min: min.unwrap_or_default(),
             max: max.unwrap_or_default(),
@@ -348,9 +346,12 @@ impl<'b> Parts<'b> {
             last: last.unwrap_or_default(),
             first_ts: Timestamp(self.first_ts.value(i)),
             last_ts: Timestamp(self.last_ts.value(i)),
+            p50: None,
+            p95: None,
+            p99: None,
             time_weighted_mean,
             coverage: coverage.unwrap_or_default(),
-        }
+        })
     }
 }
 

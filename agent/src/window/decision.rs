@@ -438,7 +438,8 @@ mod tests {
                           start in i64::MIN..i64::MAX / 2, size in 1..i64::MAX / 2, revision in any::<i32>(),
                           samples in any::<u64>(), late in any::<u64>(),
                           part in prop::option::of(crate::window::merge::tests::any_part())) -> Decision {
-            let part = part.map(|p| Part { samples, ..p });
+            // A part's own number of readings is the decision's.
+            let samples = part.map_or(samples, |p| p.samples());
             Decision { namespace: Namespace::new(ns).unwrap(), window: window.into(), device: device.into(),
                        series: SeriesId(series), start: Timestamp(start), end: Timestamp(start + size),
                        revision, samples, late, part }

@@ -11,7 +11,7 @@ use tributary_contract::time::{Day, Timestamp};
 use super::decision::{Decided, Decision, DecisionKey, Prior, Seen};
 use super::fold::{Aggregate, Sample, fold, put_in_order};
 use super::merge::{Part, merge};
-use super::open::{DueWindow, Plan};
+use super::plan::{DueWindow, Plan};
 use super::{align, has_trusted_time, has_trusted_value};
 use crate::buffer::row::{Row, SeriesEntry};
 

@@ -8,34 +8,9 @@ use tributary_contract::time::Timestamp;
 
 use super::fold::{Aggregate, Sample, squares, sum_of};
 
-/// What is kept of a window.
+/// What is kept of a window: its statistics without the percentiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
-    /// How many readings.
-    pub samples: u64,
-    /// Least value.
-    pub min: f64,
-    /// Greatest value.
-    pub max: f64,
-    /// Arithmetic mean.
-    pub mean: Option<f64>,
-    /// Compensated sum.
-    pub sum: Option<f64>,
-    /// Standard deviation of the sample.
-    pub stddev: Option<f64>,
-    /// Value of the earliest reading.
-    pub first: f64,
-    /// Value of the latest reading.
-    pub last: f64,
-    /// Event time of the earliest reading.
-    pub first_ts: Timestamp,
-    /// Event time of the latest reading.
-    pub last_ts: Timestamp,
-    /// Mean weighted by how long each value held, the last until the end of the window.
-    pub time_weighted_mean: Option<f64>,
-    /// Share of the window for which a value was known.
-    pub coverage: f64,
-}
+pub struct Part(Aggregate);
 
 impl Part {
     /// Bytes of its stored form.
@@ -43,36 +18,21 @@ impl Part {
 
     /// The part of `aggregate` that can be merged.
     pub const fn of(aggregate: &Aggregate) -> Self {
-        let Aggregate { samples, min, max, mean, sum, stddev, first, last, first_ts, last_ts, .. } =
-            *aggregate;
-        let (time_weighted_mean, coverage) = (aggregate.time_weighted_mean, aggregate.coverage);
-        Self {
-            samples,
-            min,
-            max,
-            mean,
-            sum,
-            stddev,
-            first,
-            last,
-            first_ts,
-            last_ts,
-            time_weighted_mean,
-            coverage,
-        }
+        Self(Aggregate { p50: None, p95: None, p99: None, ..*aggregate })
     }
 
     /// Its stored form: which of the optional numbers there are (a bit each), then all in 8 bytes, little-endian.
     pub fn put(&self, out: &mut Vec<u8>) {
-        let optional = self.optional();
+        let of = &self.0;
+        let optional = [of.mean, of.sum, of.stddev, of.time_weighted_mean];
         out.push(optional.iter().enumerate().fold(0, |bits, (i, n)| bits | (u8::from(n.is_some()) << i)));
-        for n in [self.min, self.max, self.first, self.last, self.coverage] {
+        for n in [of.min, of.max, of.first, of.last, of.coverage] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         for n in optional {
             out.extend_from_slice(&n.unwrap_or_default().to_le_bytes());
         }
-        for ts in [self.first_ts, self.last_ts] {
+        for ts in [of.first_ts, of.last_ts] {
             out.extend_from_slice(&ts.0.to_le_bytes());
         }
     }
@@ -84,7 +44,7 @@ impl Part {
         let [min, max, first, last, coverage, a, b, c, d, from, to] = words.try_into().ok()?;
         let number = |word| Some(f64::from_le_bytes(word)).filter(|n| n.is_finite());
         let optional = |i: u8, word| if bits >> i & 1 == 1 { number(word).map(Some) } else { Some(None) };
-        Some(Self {
+        Some(Self(Aggregate {
             samples,
             min: number(min)?,
             max: number(max)?,
@@ -95,22 +55,20 @@ impl Part {
             last: number(last)?,
             first_ts: Timestamp(i64::from_le_bytes(from)),
             last_ts: Timestamp(i64::from_le_bytes(to)),
+            p50: None,
+            p95: None,
+            p99: None,
             time_weighted_mean: optional(3, d)?,
             coverage: number(coverage)?,
-        })
-    }
-
-    const fn optional(&self) -> [Option<f64>; 4] {
-        [self.mean, self.sum, self.stddev, self.time_weighted_mean]
+        }))
     }
 }
 
 /// The window `[start, end)` of which `part` was kept, carried on with `more` readings, put in order; these have greater
 /// seqs than those of the part.
 pub fn merge(part: &Part, more: &[Sample], start: Timestamp, end: Timestamp) -> Aggregate {
-    let (Some(first), Some(last)) = (more.first(), more.last()) else {
-        return whole(part, part.sum, part.mean, part.stddev, part.time_weighted_mean, part.coverage);
-    };
+    let Part(part) = part;
+    let (Some(first), Some(last)) = (more.first(), more.last()) else { return *part };
     let (n1, n2) = (part.samples as f64, more.len() as f64);
     let min = more.iter().fold(part.min, |least, s| least.min(s.value));
     let max = more.iter().fold(part.max, |greatest, s| greatest.max(s.value));
@@ -129,8 +87,8 @@ pub fn merge(part: &Part, more: &[Sample], start: Timestamp, end: Timestamp) -> 
     });
     let stddev = squares.map(|s| (s.max(0.0) / (n1 + n2 - 1.0)).sqrt()).filter(|d| d.is_finite());
     let (time_weighted_mean, coverage) = time_weighted(part, more, start, end);
-    let mut all = whole(part, sum, mean, stddev, time_weighted_mean, coverage);
-    (all.samples, all.min, all.max) = (part.samples.saturating_add(more.len() as u64), min, max);
+    let samples = part.samples.saturating_add(more.len() as u64);
+    let mut all = Aggregate { samples, min, max, mean, sum, stddev, time_weighted_mean, coverage, ..*part };
     if first.ts < part.first_ts {
         (all.first, all.first_ts) = (first.value, first.ts);
     }
@@ -140,35 +98,7 @@ pub fn merge(part: &Part, more: &[Sample], start: Timestamp, end: Timestamp) -> 
     all
 }
 
-fn whole(
-    part: &Part,
-    sum: Option<f64>,
-    mean: Option<f64>,
-    stddev: Option<f64>,
-    time_weighted_mean: Option<f64>,
-    coverage: f64,
-) -> Aggregate {
-    let Part { samples, min, max, first, last, first_ts, last_ts, .. } = *part;
-    Aggregate {
-        samples,
-        min,
-        max,
-        mean,
-        sum,
-        stddev,
-        first,
-        last,
-        first_ts,
-        last_ts,
-        p50: None,
-        p95: None,
-        p99: None,
-        time_weighted_mean,
-        coverage,
-    }
-}
-
-fn time_weighted(part: &Part, more: &[Sample], start: Timestamp, end: Timestamp) -> (Option<f64>, f64) {
+fn time_weighted(part: &Aggregate, more: &[Sample], start: Timestamp, end: Timestamp) -> (Option<f64>, f64) {
     let size = end.since(start).max(1) as f64;
     let known = part.coverage * size;
     let Some(first) = more.first() else { return (part.time_weighted_mean, part.coverage) };
@@ -193,6 +123,12 @@ pub(super) mod tests {
     use crate::config::MINUTE;
     use crate::window::fold::{fold, put_in_order};
 
+    impl Part {
+        pub(in crate::window) const fn samples(&self) -> u64 {
+            self.0.samples
+        }
+    }
+
     prop_compose! {
         pub(in crate::window) fn any_part()(
             numbers in prop::array::uniform5(-1e9..1e9f64), optional in prop::array::uniform4(prop::option::of(-1e9..1e9f64)),
@@ -200,8 +136,9 @@ pub(super) mod tests {
         ) -> Part {
             let [min, max, first, last, coverage] = numbers;
             let [mean, sum, stddev, time_weighted_mean] = optional;
-            Part { samples, min, max, mean, sum, stddev, first, last, first_ts: Timestamp(times.0),
-                   last_ts: Timestamp(times.1), time_weighted_mean, coverage }
+            Part::of(&Aggregate { samples, min, max, mean, sum, stddev, first, last, first_ts: Timestamp(times.0),
+                                  last_ts: Timestamp(times.1), p50: None, p95: None, p99: None,
+                                  time_weighted_mean, coverage })
         }
     }
 
@@ -237,7 +174,7 @@ pub(super) mod tests {
             let mut bytes = Vec::new();
             part.put(&mut bytes);
             prop_assert_eq!(bytes.len(), Part::BYTES);
-            prop_assert_eq!(Part::read(&bytes, part.samples), Some(part));
+            prop_assert_eq!(Part::read(&bytes, part.0.samples), Some(part));
             let (merged, whole) = (merge(&part, &after, START, END), fold(&all, carried, START, END).unwrap());
             prop_assert_eq!((merged.samples, merged.min, merged.max), (whole.samples, whole.min, whole.max));
             prop_assert_eq!((merged.first_ts, merged.last_ts), (whole.first_ts, whole.last_ts));

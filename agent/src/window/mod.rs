@@ -41,12 +41,15 @@ pub mod watermark;
 pub mod fold;
 pub mod merge;
 pub mod decision;
+pub mod plan;
+pub mod needed;
 pub mod open;
 pub mod emit;
 pub mod represent;
 
 pub use decision::{Decided, Decision};
-pub use open::{Plan, Windows};
+pub use open::Windows;
+pub use plan::Plan;
 
 use tributary_contract::quality::{Doubt, Quality};
 

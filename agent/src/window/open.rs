@@ -10,10 +10,12 @@ use std::sync::Arc;
 use tributary_contract::id::Namespace;
 use tributary_contract::series::SeriesId;
 use tributary_contract::table::Table;
-use tributary_contract::time::{DAY_MICROS, Timestamp};
+use tributary_contract::time::Timestamp;
 
 use super::decision::{Decided, Decision, DecisionKey, Seen};
 use super::emit::PassedOver;
+use super::needed::{Needed, Retention, merged};
+use super::plan::{DueWindow, Plan, PlanSeries};
 use super::watermark::{Closing, Progress, Standing};
 use super::{align, has_trusted_time, windowed_value};
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
@@ -108,113 +110,6 @@ struct Touched {
     series: u32,
     readings: u32,
     last_seq: u64,
-}
-
-/// Windows that may close now, and where their readings lie in the journal. Owns all that folding needs.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// What is known, to be kept with the decisions.
-    pub seen: Seen,
-    /// `settled` and `open_from` as they were before: what a crash in the middle of the plan must find.
-    pub before: Seen,
-    /// Stretches `[from, to)` of event time to scan, in order, disjoint.
-    pub spans: Vec<(Timestamp, Timestamp)>,
-    /// The windows.
-    pub windows: Vec<DueWindow>,
-    /// Series of the windows.
-    pub series: Vec<PlanSeries>,
-    /// Names and sizes of the definitions.
-    pub definitions: Vec<(Arc<str>, i64)>,
-    /// Sources whose readings are in none of them.
-    pub without: Arc<BTreeSet<String>>,
-    /// The first and the last instant between which readings of open windows were shed.
-    pub holes: Option<(Timestamp, Timestamp)>,
-}
-
-/// One window of one series that may close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DueWindow {
-    /// Place in the plan's `definitions`.
-    pub definition: u16,
-    /// Place in the plan's `series`.
-    pub series: u32,
-    /// First instant.
-    pub start: Timestamp,
-    /// First instant behind it.
-    pub end: Timestamp,
-    /// Whether it was closed before: then an earlier decision may be known.
-    pub late: bool,
-    /// Whether it was frozen before: then an earlier decision is known.
-    pub frozen: bool,
-    /// About how many readings it holds.
-    pub readings: u64,
-}
-
-/// A series of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlanSeries {
-    /// Owner of the data.
-    pub namespace: Namespace,
-    /// Device.
-    pub device: Arc<str>,
-    /// Series.
-    pub id: SeriesId,
-}
-
-impl Plan {
-    /// Whether an earlier decision may be known on any of its windows.
-    pub fn has_decided(&self) -> bool {
-        self.windows.iter().any(|w| w.late || w.frozen)
-    }
-
-    /// The name of one of its windows, as decisions have it.
-    pub fn key(&self, window: &DueWindow) -> Option<DecisionKey> {
-        let series = self.series.get(window.series as usize)?;
-        let (name, _) = self.definitions.get(usize::from(window.definition))?;
-        Some(DecisionKey {
-            namespace: series.namespace.clone(),
-            window: Arc::clone(name),
-            series: series.id,
-            start: window.start,
-        })
-    }
-}
-
-/// Stretches of event time whose readings windows may still need.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Retention {
-    /// Sorted, disjoint, `[from, to)`.
-    stretches: Vec<(Timestamp, Timestamp)>,
-}
-
-impl Retention {
-    /// Whether an open window, or one that may still be corrected, may need readings of this batch.
-    pub fn needs(&self, batch: &BatchSpan) -> bool {
-        // A reading further ahead of its commit than a day is a `future` one and in no window: it must not keep its
-        // batch until that day comes.
-        let newest = batch.max_ts.min(batch.committed_at.plus(DAY_MICROS));
-        let next = self.stretches.partition_point(|&(_, to)| to <= batch.min_ts);
-        self.stretches.get(next).is_some_and(|&(from, _)| from <= newest)
-    }
-}
-
-/// What of the journal is needed now: stretches of event time, of each what has a seq above another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needed {
-    ordinal: u32,
-    after: Vec<(u64, Retention)>,
-}
-
-impl Needed {
-    /// Whether a reading of this batch may be needed.
-    pub fn needs(&self, batch: &BatchSpan) -> bool {
-        let last = batch.first_seq.saturating_add(u64::from(batch.rows));
-        // Seqs of another epoch can't be compared.
-        let foreign = batch.epoch != self.ordinal;
-        self.after
-            .iter()
-            .any(|(seq, retention)| (foreign || last > seq.saturating_add(1)) && retention.needs(batch))
-    }
 }
 
 impl Windows {
@@ -585,8 +480,8 @@ impl Windows {
             let stretch = (unit.start.plus(-size), align::end_of(unit.start, size));
             stretches.entry(frozen).or_default().push(stretch);
         }
-        let after = stretches.into_iter().map(|(seq, s)| (seq, Retention { stretches: merged(s) }));
-        Needed { ordinal: self.ordinal, after: after.collect() }
+        let after = stretches.into_iter().map(|(seq, s)| (seq, Retention::of(s)));
+        Needed::of(self.ordinal, after.collect())
     }
 
     /// The first and the last instant between which windows will have lost readings that they weren't frozen with, once
@@ -613,7 +508,7 @@ impl Windows {
             let closings = device.closings.iter().enumerate();
             closings.filter_map(|(n, c)| c.correctable().map(|(from, to)| (from.plus(-size(n)), to)))
         });
-        Retention { stretches: merged(open.chain(closed).collect()) }
+        Retention::of(open.chain(closed).collect())
     }
 
     /// Whether an open window, or one that may still be corrected, may need readings of this batch. For many batches
@@ -776,17 +671,4 @@ impl Waiting {
             Err(at) => self.touched.insert(at, Touched { series, readings: 1, last_seq: seq }),
         }
     }
-}
-
-/// Joins stretches that overlap or touch.
-fn merged(mut stretches: Vec<(Timestamp, Timestamp)>) -> Vec<(Timestamp, Timestamp)> {
-    stretches.sort_unstable();
-    stretches.dedup_by(|next, kept| {
-        let joins = next.0 <= kept.1;
-        if joins {
-            kept.1 = kept.1.max(next.1);
-        }
-        joins
-    });
-    stretches
 }

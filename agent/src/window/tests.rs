@@ -11,8 +11,8 @@ use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
 use super::emit::{AggregateRow, Emission, Emitter, Folded, Priors};
-use super::open::{Bounds, Plan, Windows};
-use super::{Decided, align};
+use super::open::{Bounds, Windows};
+use super::{Decided, Plan, align};
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
 use crate::config::{HOUR, MINUTE, SECOND, Window};
 use crate::reading::Value;

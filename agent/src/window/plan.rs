@@ -1,0 +1,80 @@
+//! What is handed from the open windows to the fold: which windows may close, and where their readings lie.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tributary_contract::id::Namespace;
+use tributary_contract::series::SeriesId;
+use tributary_contract::time::Timestamp;
+
+use super::decision::{DecisionKey, Seen};
+
+/// Windows that may close now, and where their readings lie in the journal. Owns all that folding needs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What is known, to be kept with the decisions.
+    pub seen: Seen,
+    /// `settled` and `open_from` as they were before: what a crash in the middle of the plan must find.
+    pub before: Seen,
+    /// Stretches `[from, to)` of event time to scan, in order, disjoint.
+    pub spans: Vec<(Timestamp, Timestamp)>,
+    /// The windows.
+    pub windows: Vec<DueWindow>,
+    /// Series of the windows.
+    pub series: Vec<PlanSeries>,
+    /// Names and sizes of the definitions.
+    pub definitions: Vec<(Arc<str>, i64)>,
+    /// Sources whose readings are in none of them.
+    pub without: Arc<BTreeSet<String>>,
+    /// The first and the last instant between which readings of open windows were shed.
+    pub holes: Option<(Timestamp, Timestamp)>,
+}
+
+/// One window of one series that may close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueWindow {
+    /// Place in the plan's `definitions`.
+    pub definition: u16,
+    /// Place in the plan's `series`.
+    pub series: u32,
+    /// First instant.
+    pub start: Timestamp,
+    /// First instant behind it.
+    pub end: Timestamp,
+    /// Whether it was closed before: then an earlier decision may be known.
+    pub late: bool,
+    /// Whether it was frozen before: then an earlier decision is known.
+    pub frozen: bool,
+    /// About how many readings it holds.
+    pub readings: u64,
+}
+
+/// A series of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanSeries {
+    /// Owner of the data.
+    pub namespace: Namespace,
+    /// Device.
+    pub device: Arc<str>,
+    /// Series.
+    pub id: SeriesId,
+}
+
+impl Plan {
+    /// Whether an earlier decision may be known on any of its windows.
+    pub fn has_decided(&self) -> bool {
+        self.windows.iter().any(|w| w.late || w.frozen)
+    }
+
+    /// The name of one of its windows, as decisions have it.
+    pub fn key(&self, window: &DueWindow) -> Option<DecisionKey> {
+        let series = self.series.get(window.series as usize)?;
+        let (name, _) = self.definitions.get(usize::from(window.definition))?;
+        Some(DecisionKey {
+            namespace: series.namespace.clone(),
+            window: Arc::clone(name),
+            series: series.id,
+            start: window.start,
+        })
+    }
+}
