@@ -135,6 +135,9 @@ pub struct Source {
     pub upload: Upload,
 }
 
+/// The priority of a source that names none.
+pub const PRIORITY: u8 = 5;
+
 /// What of a source's readings goes to the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upload {

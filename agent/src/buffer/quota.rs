@@ -121,6 +121,13 @@ impl fmt::Display for Stop {
     }
 }
 
+impl Limits {
+    /// Bytes of the disk that must stay free.
+    fn stays_free(&self) -> u64 {
+        self.min_free.max(FLOOR)
+    }
+}
+
 impl Sizes {
     /// Bytes of all files but the ballast.
     pub const fn files(&self) -> u64 {
@@ -139,7 +146,7 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
     let room = limits.max_bytes.saturating_sub(sizes.other);
     let for_segments = if limits.windows { room / 8 * 3 } else { room / 8 };
     let share = room.saturating_sub(for_segments).saturating_sub(sizes.log.max(LOG));
-    let least = limits.min_free.max(FLOOR);
+    let least = limits.stays_free();
     let disk_short = sizes.disk_free.is_some_and(|free| free < least);
     let grows = !disk_short && sizes.files() < limits.max_bytes;
 
@@ -181,10 +188,9 @@ pub fn judge(sizes: &Sizes, limits: &Limits, resting: bool) -> Verdict {
 /// How great the next segment of readings may be.
 fn segment(sizes: &Sizes, limits: &Limits, room: u64, for_segments: u64, grows: bool) -> Option<u64> {
     let great = limits.segment.min(room / 32).max(LEAST_SEGMENT);
-    let leaves = limits.min_free.max(FLOOR).saturating_add(great);
-    if grows && sizes.disk_free.is_none_or(|free| free >= leaves) {
+    let least = limits.stays_free();
+    if grows && sizes.disk_free.is_none_or(|free| free >= least.saturating_add(great)) {
         // Of a disk that is smaller than the budget, too, only a small part is sealed ahead.
-        let least = limits.min_free.max(FLOOR);
         let room = sizes
             .disk_free
             .map_or(room, |free| room.min(sizes.files().saturating_add(free.saturating_sub(least))));

@@ -176,20 +176,24 @@ impl Buffer {
     /// goes: ids and counters go on from it.
     pub fn waits(&mut self, batch: i64) -> Result<Option<Waits>, BufferError> {
         self.guarded(|b| {
-            let stored = load_batch(&b.sql, batch)?;
-            let mark = Mark::load(&b.sql, batch, stored.span.rows)?;
-            let free = free_of(&stored, &mark);
-            let whole = mark.ended + free.len() >= stored.span.rows;
-            if !whole
-                || free.is_empty()
-                || batch >= b.next_batch - 1
-                || stored.span.epoch != b.current.ordinal
-            {
+            let Some((stored, free)) = b.whole(&b.sql, batch)?.filter(|(_, free)| !free.is_empty()) else {
                 return Ok(None);
-            }
+            };
             let rows = (0u32..).zip(stored.rows()?).filter(|(i, _)| free.contains(*i)).map(|(_, row)| row);
             Ok(Some(Waits { span: stored.span, bytes: bytes_of(&stored), rows: rows.collect() }))
         })
+    }
+
+    /// A batch of this epoch of which no row lies in the outbox, with those that neither are sealed nor have ended; none of
+    /// any other, and of the newest.
+    fn whole(&self, sql: &Connection, batch: i64) -> Result<Option<(Stored, RowSet)>, BufferError> {
+        let stored = load_batch(sql, batch)?;
+        let mark = Mark::load(sql, batch, stored.span.rows)?;
+        let mut free = RowSet::all(stored.span.rows);
+        free.subtract(&mark.taken());
+        let whole = mark.ended + free.len() >= stored.span.rows;
+        let goes = whole && batch < self.next_batch - 1 && stored.span.epoch == self.current.ordinal;
+        Ok(goes.then_some((stored, free)))
     }
 
     /// Gives up the waiting readings of `cuts`, with exact gaps, in one transaction. Refused as a whole if a batch isn't as
@@ -209,17 +213,8 @@ impl Buffer {
         let floor = self.memory_floor(recall.in_flight)?;
         self.transact(["give up: before", "give up: after"], |tx| {
             for Cut { batch, fates } in cuts {
-                let stored = load_batch(tx, *batch)?;
-                let mark = Mark::load(tx, *batch, stored.span.rows)?;
-                let free = free_of(&stored, &mark);
-                let whole = mark.ended + free.len() >= stored.span.rows;
-                if !whole
-                    || free.len() as usize != fates.len()
-                    || stored.span.epoch != book.ordinal
-                    || *batch >= self.next_batch - 1
-                {
-                    return Err(BufferError::RowsTaken(*batch));
-                }
+                let whole = self.whole(tx, *batch)?.filter(|(_, free)| free.len() as usize == fates.len());
+                let (stored, free) = whole.ok_or(BufferError::RowsTaken(*batch))?;
                 let share = stored.block.len() as u64 / u64::from(stored.span.rows.max(1));
                 let rows = (0u32..).zip(stored.rows()?).filter(|(i, _)| free.contains(*i));
                 for ((_, row), fate) in rows.zip(fates) {
@@ -260,13 +255,6 @@ impl Buffer {
         gone.iter().for_each(|batch| self.spans.remove(*batch, first));
         Ok(total)
     }
-}
-
-/// Rows that are neither sealed nor shed nor moved.
-fn free_of(stored: &Stored, mark: &Mark) -> RowSet {
-    let mut free = RowSet::all(stored.span.rows);
-    free.subtract(&mark.taken());
-    free
 }
 
 fn bytes_of(stored: &Stored) -> u64 {

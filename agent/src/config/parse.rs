@@ -12,8 +12,8 @@ use tributary_contract::time::DAY_MICROS;
 pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
-    Broker, Bucket, Buffer, Config, Credentials, HOUR, Limits, MINUTE, MqttVersion, ReleaseOn, SECOND,
-    Segment, Source, Status, Upload, Window, decoding,
+    Broker, Bucket, Buffer, Config, Credentials, HOUR, Limits, MINUTE, MqttVersion, PRIORITY, ReleaseOn,
+    SECOND, Segment, Source, Status, Upload, Window, decoding,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -338,7 +338,7 @@ fn read_sources(root: &mut Section<'_>) -> Vec<Source> {
             decoding: decoding::read(&mut s),
             tags: s.map("tags"),
             namespace: s.parsed("namespace", |n| Namespace::new(n)).unwrap_or_default(),
-            priority: s.integer("priority", 1..=9, 5) as u8,
+            priority: s.integer("priority", 1..=9, i64::from(PRIORITY)) as u8,
             upload: s.choice(
                 "upload",
                 &[("both", Upload::Both), ("readings", Upload::Readings), ("aggregates", Upload::Aggregates)],

@@ -31,10 +31,9 @@ use crate::segment::readback;
 use crate::status;
 use crate::upload::bucket::{Bucket, Fetched};
 use crate::upload::classify::{Outcome, classify};
-use crate::window::Decided;
 use crate::window::decision::Seen;
 use crate::window::emit::{Emission, Emitter, Priors};
-use crate::window::open::Plan;
+use crate::window::{Decided, Plan};
 
 /// Batches whose rows are held in memory at once while a segment is encoded.
 const BATCHES_AT_ONCE: usize = 32;

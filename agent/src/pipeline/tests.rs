@@ -5,6 +5,7 @@ mod clock;
 mod readback;
 mod stories;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -165,14 +166,34 @@ impl World {
         Deliverer::new(Arc::clone(shared), Arc::clone(&self.bucket))
     }
 
+    /// A life with segments of one commit that wait, and who delivers them, with the store already probed.
+    async fn sealed(&self) -> (Arc<Shared>, Deliverer<MemoryBucket>) {
+        let shared = self.live().await;
+        let mut deliverer = self.deliverer(&shared);
+        deliverer.pass(self.now()).await.unwrap();
+        self.commit(&shared).await;
+        self.seal(&shared).await;
+        (shared, deliverer)
+    }
+
     /// The receiver has all of `entries`.
     async fn register(&self, revision: u64, entries: &[Entry]) {
-        let mut epochs: std::collections::BTreeMap<Epoch, EpochReceipt> = Default::default();
-        for entry in entries {
-            let said = epochs.entry(entry.epoch).or_default();
-            said.registered.insert(entry.number.get());
-            said.highest = Some(Link { number: entry.number, digest: entry.digest });
+        let links = entries.iter().map(|e| (e.epoch, Link { number: e.number, digest: e.digest }));
+        self.register_links(revision, links).await;
+    }
+
+    /// The receiver has all segments of these numbers and digests.
+    async fn register_links(&self, revision: u64, links: impl Iterator<Item = (Epoch, Link)>) {
+        let mut epochs: BTreeMap<Epoch, EpochReceipt> = BTreeMap::new();
+        for (epoch, link) in links {
+            let said = epochs.entry(epoch).or_default();
+            said.registered.insert(link.number.get());
+            said.highest = said.highest.filter(|h| h.number > link.number).or(Some(link));
         }
+        self.receipt(revision, epochs).await;
+    }
+
+    async fn receipt(&self, revision: u64, epochs: BTreeMap<Epoch, EpochReceipt>) {
         let receipt = Receipt {
             version: FORMAT_VERSION,
             gateway: self.config.gateway.clone(),
@@ -209,11 +230,7 @@ fn unreachable() -> Option<Fault> {
 #[tokio::test]
 async fn a_segment_that_was_held_is_tried_again_at_the_next_start() {
     let world = World::new("");
-    let shared = world.live().await;
-    let mut deliverer = world.deliverer(&shared);
-    deliverer.pass(world.now()).await.unwrap();
-    world.commit(&shared).await;
-    world.seal(&shared).await;
+    let (shared, mut deliverer) = world.sealed().await;
     let count = states(&shared).await.len();
     world.bucket.script(vec![refused(); count]);
     deliverer.pass(world.now()).await.unwrap();
@@ -231,11 +248,7 @@ async fn a_segment_that_was_held_is_tried_again_at_the_next_start() {
 #[tokio::test]
 async fn a_clock_that_steps_back_does_not_stop_delivery_until_that_time_comes_again() {
     let world = World::new("");
-    let shared = world.live().await;
-    let mut deliverer = world.deliverer(&shared);
-    deliverer.pass(world.now()).await.unwrap();
-    world.commit(&shared).await;
-    world.seal(&shared).await;
+    let (shared, mut deliverer) = world.sealed().await;
     world.bucket.script([unreachable()]);
     deliverer.pass(world.now()).await.unwrap();
     assert!(states(&shared).await.contains(&"sealed"));
@@ -255,11 +268,7 @@ async fn a_clock_that_steps_back_does_not_stop_delivery_until_that_time_comes_ag
 #[tokio::test]
 async fn a_rest_that_is_over_does_not_begin_again_when_the_clock_steps_back() {
     let world = World::new("");
-    let shared = world.live().await;
-    let mut deliverer = world.deliverer(&shared);
-    deliverer.pass(world.now()).await.unwrap();
-    world.commit(&shared).await;
-    world.seal(&shared).await;
+    let (shared, mut deliverer) = world.sealed().await;
     world.bucket.script([unreachable()]);
     deliverer.pass(world.now()).await.unwrap();
     world.later(MINUTE);
@@ -292,11 +301,7 @@ const TRIMMED_AT_ONCE: usize = 256;
 #[tokio::test]
 async fn a_receipt_lets_go_at_once_of_what_it_made_us_find_delivered() {
     let world = World::new("");
-    let shared = world.live().await;
-    let mut deliverer = world.deliverer(&shared);
-    deliverer.pass(world.now()).await.unwrap();
-    world.commit(&shared).await;
-    world.seal(&shared).await;
+    let (shared, mut deliverer) = world.sealed().await;
     let all = entries(&shared).await;
     assert!(all.len() >= 2, "readings and series");
     world.register(1, &all).await;

@@ -12,8 +12,8 @@ use super::shared::Shared;
 use super::{in_flight, uploading};
 use crate::buffer::quota::{self, Limits, Sizes, Verdict};
 use crate::buffer::{Buffer, BufferError, Cut, Dictionary, Fate, GivenUp, Recall, Waits};
-use crate::config::{Config, MINUTE, Upload};
-use crate::window::open::Retention;
+use crate::config::{Config, MINUTE, PRIORITY, Upload};
+use crate::window::needed::Retention;
 use crate::window::represent::Represented;
 use crate::window::{Decided, Windows};
 
@@ -29,8 +29,6 @@ const EXPIRED_AT_ONCE: usize = 64;
 const EXPIRE_EVERY: i64 = 10 * MINUTE;
 /// How long the status says that readings were shed, after the last one was, microseconds.
 const SAID_FOR: i64 = 10 * MINUTE;
-/// What a source that the configuration no longer has counts as.
-const PRIORITY: u8 = 5;
 
 /// What may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +209,7 @@ impl Sealer {
     async fn first_to_go(&self) -> anyhow::Result<Vec<i64>> {
         let sources: Vec<(String, u8)> =
             self.shared.config.sources.iter().map(|s| (s.name.clone(), s.priority)).collect();
+        // A source that the configuration no longer has counts as one that names none.
         let priority = move |name: &str| {
             sources.iter().find(|(source, _)| source == name).map_or(PRIORITY, |(_, priority)| *priority)
         };

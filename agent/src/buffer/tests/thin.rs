@@ -114,19 +114,28 @@ fn a_batch_of_which_the_outbox_holds_a_part_stays_and_what_was_seen_otherwise_is
     world.check(&mut buffer);
 }
 
-#[test]
-fn what_a_broker_may_have_on_the_way_is_remembered_however_old_and_though_its_readings_are_gone() {
-    let mut world = World::new();
-    let (mut buffer, _) = world.open();
+/// Two batches of two readings with a memory each, `old` and `new`, and one more.
+fn remember(world: &mut World, buffer: &mut Buffer) {
     for memory in [b"old".as_slice(), b"new"] {
         let batch = NewBatch { memory: memory.to_vec(), ..world.batch(2) };
         buffer.append(batch, &sources()).unwrap();
     }
-    world.append(&mut buffer, 1).unwrap();
+    world.append(buffer, 1).unwrap();
+}
+
+fn shed_all(buffer: &mut Buffer, recall: Recall, now: Timestamp) {
     let order = buffer.first_to_go(&priority);
     let cuts: Vec<Cut> =
         order.iter().map(|batch| Cut { batch: *batch, fates: vec![Fate::Shed; 2] }).collect();
-    buffer.give_up(&cuts, Recall { in_flight: 1, ..FORGET }, world.now).unwrap();
+    buffer.give_up(&cuts, recall, now).unwrap();
+}
+
+#[test]
+fn what_a_broker_may_have_on_the_way_is_remembered_however_old_and_though_its_readings_are_gone() {
+    let mut world = World::new();
+    let (mut buffer, _) = world.open();
+    remember(&mut world, &mut buffer);
+    shed_all(&mut buffer, Recall { in_flight: 1, ..FORGET }, world.now);
     assert_eq!(buffer.memories(Timestamp(i64::MAX), 1).unwrap(), [b"new".to_vec()]);
     world.check(&mut buffer);
 }
@@ -135,16 +144,9 @@ fn what_a_broker_may_have_on_the_way_is_remembered_however_old_and_though_its_re
 fn the_memory_of_redeliveries_outlives_the_readings_as_long_as_it_is_asked_for() {
     let mut world = World::new();
     let (mut buffer, _) = world.open();
-    for memory in [b"old".as_slice(), b"new"] {
-        let batch = NewBatch { memory: memory.to_vec(), ..world.batch(2) };
-        buffer.append(batch, &sources()).unwrap();
-    }
-    world.append(&mut buffer, 1).unwrap();
-    let order = buffer.first_to_go(&priority);
+    remember(&mut world, &mut buffer);
     let since = world.now.plus(-1_000_000);
-    let cuts: Vec<Cut> =
-        order.iter().map(|batch| Cut { batch: *batch, fates: vec![Fate::Shed; 2] }).collect();
-    buffer.give_up(&cuts, Recall { since, readings: 100, in_flight: 0 }, world.now).unwrap();
+    shed_all(&mut buffer, Recall { since, readings: 100, in_flight: 0 }, world.now);
     assert_eq!(buffer.memories(Timestamp(0), 0).unwrap(), [b"new".to_vec()]);
     drop(buffer);
     let (mut buffer, _) = world.open();

@@ -4,7 +4,7 @@
 //! the copies say so, what was acknowledged is there or a gap says that something is missing, and what the receipt let
 //! go of was in the bucket.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -103,27 +103,11 @@ impl World {
 
     /// The receiver has every segment that is in the bucket.
     async fn register_all(&self, revision: u64) {
-        let mut epochs: BTreeMap<Epoch, EpochReceipt> = BTreeMap::new();
-        for (key, bytes) in self.segments() {
-            let said = epochs.entry(key.id.epoch).or_default();
-            said.registered.insert(key.id.number.get());
-            let highest = Link { number: key.id.number, digest: Digest::of(&bytes) };
-            said.highest = said.highest.filter(|h| h.number > highest.number).or(Some(highest));
-        }
-        self.receipt(revision, epochs).await;
-    }
-
-    async fn receipt(&self, revision: u64, epochs: BTreeMap<Epoch, EpochReceipt>) {
-        let receipt = Receipt {
-            version: FORMAT_VERSION,
-            gateway: self.config.gateway.clone(),
-            revision,
-            written_at: self.now(),
-            epochs,
-            snapshots: Default::default(),
+        let all = self.segments().into_iter();
+        let link = |(key, bytes): (SegmentKey, Bytes)| {
+            (key.id.epoch, Link { number: key.id.number, digest: Digest::of(&bytes) })
         };
-        let key = self.config.bucket.prefix.receipt(&self.config.gateway);
-        self.bucket.put_replace(&key, receipt.to_json().into_bytes().into()).await.unwrap();
+        self.register_links(revision, all.map(link)).await;
     }
 
     /// Every segment in the bucket.
