@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tributary_tests::world::{World, until};
 
 use crate::cost::{self, Cost};
@@ -15,9 +15,6 @@ use crate::{configuration, world};
 
 /// Series of the load that measures ingest.
 const SERIES: u64 = 100;
-/// What isn't stored after the load, by so many times its time, isn't waited for: a side may be hours behind.
-const AFTERWARDS: u32 = 1;
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Who takes the messages in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +76,13 @@ pub(crate) async fn ingest(side: Side, rate: u64, seconds: u64) -> anyhow::Resul
     let start = Instant::now();
     let lasting = Duration::from_secs(seconds);
     let offered = offer(world.broker.for_publishers(), SERIES, rate, u64::MAX, lasting).await?;
-    let until = Instant::now() + lasting * AFTERWARDS;
-    let (stored, after) = loop {
-        let (stored, commits) = taker.counts(&world).await?;
-        if stored >= offered.messages || Instant::now() > until {
-            break (stored, commits);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    };
+    let all = until("all is stored", async || {
+        let (stored, _) = taker.counts(&world).await?;
+        Ok((stored >= offered.messages).then_some(()))
+    });
+    // As long again as it was offered; then what there is counts, for a side may be hours behind.
+    let _ = timeout(lasting, all).await;
+    let (stored, after) = taker.counts(&world).await?;
     let elapsed = start.elapsed().as_secs_f64();
     let cost = Cost::of(taker.pid()?)?.since(before);
     ensure!(stored > 0, "{} stored nothing\n{}", side.name(), world.logs());

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use futures::future::select_all;
 use tokio::process::{Child, Command};
 
+use tributary_tests::wait::until;
 use tributary_tests::workspace;
 
 use crate::data::gateway_name;
@@ -268,14 +269,10 @@ async fn stop_left_behind(pid_file: &Path, config: &Path) -> anyhow::Result<()> 
         return Ok(());
     }
     terminate(pid).await;
-    let deadline = tokio::time::Instant::now() + STOP_WITHIN;
-    while runs_with(pid, config) {
-        if tokio::time::Instant::now() > deadline {
-            bail!("process {pid} of an earlier demo still runs with {}; stop it first", config.display());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Ok(())
+    // It is no child of ours: nobody tells when it ends.
+    until("it has ended", async || Ok((!runs_with(pid, config)).then_some(()))).await.with_context(|| {
+        format!("process {pid} of an earlier demo still runs with {}; stop it first", config.display())
+    })
 }
 
 /// Whether process `pid` was started with `config`, so that a reused id is never taken for our child.

@@ -1,5 +1,6 @@
 //! Stand-ins, oracles and faults with which both programs are run and broken together.
 
+pub mod wait;
 pub mod workspace;
 pub mod folder;
 pub mod mqtt;

@@ -19,9 +19,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use tempfile::TempDir;
 use tributary_contract::digest::Digest;
 use tributary_contract::status::GatewayStatus;
@@ -30,6 +29,8 @@ use crate::faults::FaultProxy;
 use crate::lake::{Copies, Files, Tables, Tally};
 use crate::mqtt::Proxy;
 use crate::s3::{S3Options, S3Server, client};
+use crate::wait::GIVE_UP;
+pub use crate::wait::until;
 pub use broker::{Broker, Mosquitto, Saves};
 pub use load::Load;
 pub use machine::Machine;
@@ -49,9 +50,6 @@ const NAMESPACE: &str = "tributary";
 const REGION: &str = "us-east-1";
 const ACCESS_KEY: &str = "E2E";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
-/// After so long a condition is given up; many times what it takes on a slow machine.
-const GIVE_UP: Duration = Duration::from_secs(90);
-const LOOK_AGAIN: Duration = Duration::from_millis(40);
 
 /// The MQTT that agent and broker speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -578,28 +576,6 @@ listen = "{fleet}"
             self.faults.as_ref().map_or_else(|| self.endpoint(), FaultProxy::endpoint),
             self.path("credentials.toml").display()
         )
-    }
-}
-
-/// Asks `look` until it finds something.
-///
-/// # Errors
-/// After a minute and a half, with `what` was waited for and the last error of `look`, if there was one.
-pub async fn until<T>(
-    what: &str,
-    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let deadline = Instant::now() + GIVE_UP;
-    loop {
-        let looked = look().await;
-        if let Ok(Some(found)) = looked {
-            return Ok(found);
-        }
-        if Instant::now() > deadline {
-            let why = looked.err().map(|error| format!(": {error:#}")).unwrap_or_default();
-            bail!("waited {} s in vain until {what}{why}", GIVE_UP.as_secs());
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tokio::net::TcpStream;
+
+use crate::wait::until;
 
 /// Largest payload a client may publish, in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -23,8 +24,6 @@ pub const IN_FLIGHT: usize = 100;
 
 const LOG_SEGMENT: usize = 8 << 20;
 const LOG_SEGMENTS: usize = 8;
-const START_TRIES: u32 = 200;
-const START_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running broker. rumqttd can't be stopped: it runs until the process ends.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ impl EmbeddedBroker {
     /// Returns when both ports answer.
     ///
     /// # Errors
-    /// When a port is taken or the broker doesn't answer within ten seconds.
+    /// When a port is taken or the broker stops or doesn't answer.
     pub async fn start(listen: SocketAddr) -> anyhow::Result<Self> {
         let (v4, v5) = addresses(listen)?;
         let mut broker = Broker::new(config(v4, v5));
@@ -47,15 +46,14 @@ impl EmbeddedBroker {
             .spawn(move || broker.start().map_err(|error| error.to_string()))
             .context("MQTT broker: can't start its thread")?;
         for address in [v4, v5] {
-            let mut tries = 0;
-            while TcpStream::connect(address).await.is_err() {
-                tries += 1;
-                ensure!(tries < START_TRIES, "MQTT broker: no answer on {address} after ten seconds");
-                if running.is_finished() {
-                    let ended = running.join();
-                    bail!("MQTT broker: stopped at once: {ended:?}");
-                }
-                tokio::time::sleep(START_PAUSE).await;
+            until("the MQTT broker answers", async || {
+                let over = running.is_finished() || TcpStream::connect(address).await.is_ok();
+                Ok(over.then_some(()))
+            })
+            .await?;
+            if running.is_finished() {
+                let ended = running.join();
+                bail!("MQTT broker: stopped at once: {ended:?}");
             }
         }
         Ok(Self { v4, v5 })
