@@ -117,8 +117,13 @@ pub(super) fn look(sql: &Connection, gateway: &GatewayId) -> Result<Looked, Buff
         batches.insert(stored.span.id, stored.span.rows);
         Ok(())
     })?;
-    each(sql, "mark", MARK_COLUMNS, &["batch"], &mut out, |r| {
+    each(sql, "mark", &format!("{MARK_COLUMNS}, waiting"), &["batch"], &mut out, |r| {
         let (batch, mark): (i64, Mark) = (r.get(0)?, Mark::read(r)?);
+        // No checksum has it, because the bitmaps say it.
+        let waiting: u32 = r.get(7)?;
+        if waiting != mark.waiting() {
+            return Err(corrupt("count of waiting rows")(waiting.to_string()));
+        }
         match batches.get(&batch) {
             Some(rows) if *rows == mark.rows => Ok(()),
             _ => Err(corrupt("batch of bitmaps")(batch.to_string())),

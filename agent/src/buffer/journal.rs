@@ -142,6 +142,11 @@ impl Mark {
         Ok(Self { rows, ended, sealed: set(sealed)?, shed: set(shed)?, moved: set(moved)? })
     }
 
+    /// How many rows wait to be sealed.
+    pub(super) fn waiting(&self) -> u32 {
+        self.rows.saturating_sub(self.taken().len())
+    }
+
     fn checksum(batch: i64, rows: u32, ended: u32, sets: &[Vec<u8>; 3]) -> i64 {
         let mut crc = crc32fast::Hasher::new();
         [batch, i64::from(rows), i64::from(ended)].iter().for_each(|n| crc.update(&n.to_le_bytes()));
@@ -153,7 +158,7 @@ impl Mark {
     }
 
     pub(super) fn save(&self, sql: &Connection, batch: i64) -> Result<(), BufferError> {
-        let waiting = self.rows.saturating_sub(self.taken().len());
+        let waiting = self.waiting();
         let sets = [self.sealed.encode(), self.shed.encode(), self.moved.encode()];
         let crc = Self::checksum(batch, self.rows, self.ended, &sets);
         let [sealed, shed, moved] = sets;

@@ -12,7 +12,6 @@ use std::path::Path;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use tributary_contract::id::GatewayId;
-use tributary_contract::range::Ranges;
 
 use super::books::Books;
 use super::check::{self, Beside};
@@ -120,13 +119,13 @@ fn drop_deleted(tx: &Connection) -> Result<(), BufferError> {
             // One that can't be read says nothing.
             let _ = books.take_head(&row.get::<_, Vec<u8>>(0)?);
         }
-        let mut select = tx.prepare("SELECT books FROM epoch")?;
+        let mut select = tx.prepare(&format!("SELECT {} FROM epoch", open::EPOCH_COLUMNS))?;
         let mut kept = select.query([])?;
         while let Some(row) = kept.next()? {
-            let text: Option<String> = row.get(0).ok();
-            let gone: Option<Ranges> =
-                text.and_then(|t| serde_json::from_str::<Books>(&t).ok()).map(|b| b.gone);
-            gone.iter().for_each(|gone| books.gone.union(gone));
+            // Only what its checksum vouches for may say that a batch which is whole had been deleted.
+            if let Ok(book) = open::read_epoch(row) {
+                books.gone.union(&book.books.gone);
+            }
         }
     }
     for (first, last) in books.gone.iter() {

@@ -5,6 +5,7 @@ mod damages;
 mod model;
 mod promises;
 mod reading;
+mod senseless;
 mod thin;
 mod versions;
 mod walk;
