@@ -12,6 +12,7 @@ mod rubbish;
 mod outages;
 mod redeliveries;
 mod brokers;
+mod refusals;
 mod inflight;
 mod storm;
 mod bucket_faults;

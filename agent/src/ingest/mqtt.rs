@@ -265,6 +265,8 @@ pub fn start(settings: Settings, events: EventSender) -> Result<Handle, MqttErro
         generation: None,
         permitted: false,
         look_at: None,
+        ask_at: None,
+        ask: false,
         stop: false,
         sent: Arc::clone(&sent),
     };
@@ -283,14 +285,27 @@ struct Wanted {
     permitted: bool,
     /// When the task has to look at its marker, whatever the socket brings; with 3.1.1 only.
     look_at: Option<Instant>,
+    /// When to ask again for what the broker refused.
+    ask_at: Option<Instant>,
+    /// It is time to.
+    ask: bool,
     stop: bool,
     sent: Arc<AtomicU64>,
 }
 
 impl Wanted {
-    /// Waits for a command, and takes up all that have come. Cancelling it loses none.
+    /// Waits for a command, and takes up all that have come; or until it is time to ask again for what was refused.
+    /// Cancelling it loses none.
     async fn receive(&mut self) {
-        let command = self.commands.recv().await;
+        let command = match self.ask_at {
+            Some(at) => tokio::time::timeout_at(at, self.commands.recv()).await,
+            None => Ok(self.commands.recv().await),
+        };
+        let Ok(command) = command else {
+            self.ask_at = None;
+            self.ask = true;
+            return;
+        };
         self.take(command.unwrap_or(Command::Stop));
         while let Ok(command) = self.commands.try_recv() {
             self.take(command);
@@ -315,7 +330,7 @@ impl Wanted {
 
     /// Whether the task has something to do beside waiting for the socket.
     fn calls(&self) -> bool {
-        self.stop || self.permitted
+        self.stop || self.permitted || self.ask
     }
 
     fn live(&mut self, generation: Option<u64>) {
@@ -324,6 +339,8 @@ impl Wanted {
         self.outgoing.clear();
         self.permitted = false;
         self.look_at = None;
+        self.ask_at = None;
+        self.ask = false;
     }
 
     fn written(&self, acks: u64) {

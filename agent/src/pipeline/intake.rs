@@ -300,16 +300,25 @@ impl Intake {
         granted: &[(crate::ingest::mqtt::Filter, Result<u8, String>)],
         keep: Option<String>,
     ) {
+        let mut refused = Vec::new();
         for (filter, outcome) in granted {
             match outcome {
                 Ok(qos) if *qos >= filter.qos => info!(filter = %filter.path, qos, "subscribed"),
                 Ok(qos) => warn!(filter = %filter.path, qos, "the broker grants a lower QoS than asked for"),
                 Err(why) => {
-                    warn!(filter = %filter.path, "the broker refuses a subscription: {why}");
-                    let text = format!("subscription {:?} is refused: {why}", filter.path);
-                    self.shared.live().notices.insert("subscription", text);
+                    warn!(filter = %filter.path, "the broker refuses a subscription: {why}; it is asked again");
+                    refused.push(format!("{:?} ({why})", filter.path));
                 }
             }
+        }
+        if !refused.is_empty() {
+            let text = format!(
+                "broker {} refuses the subscription {}: let this client read it, or take it out of the sources; the \
+                 broker is asked again",
+                broker + 1,
+                refused.join(", ")
+            );
+            self.shared.live().notices.insert("subscription", text);
         }
         let Some(keep) = keep else { return };
         self.shared.live().notices.remove("subscription");

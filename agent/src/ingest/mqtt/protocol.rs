@@ -37,6 +37,8 @@ pub(super) mod reason {
                                     `password_file`";
     pub(crate) const NOT_AUTHORIZED: &str = "the broker doesn't let us in: look at `username`, `password_file`, the \
                                              client certificate, and what the broker allows this client";
+    pub(crate) const SHORT_LIVED: &str = "again and again soon after it was connected: perhaps another client uses the \
+                                          same `client_id`; each gateway needs its own";
     pub(crate) const TAKEN_OVER: &str =
         "another client connected with the same `client_id`; each gateway needs its own";
 }
@@ -101,6 +103,13 @@ pub(super) fn backoff(attempt: u32, random: f64) -> Duration {
     full.min(Duration::from_secs(60)).mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 
+/// The pause before a refused subscription is asked for again, on the same connection: doubling from a second to five
+/// minutes, and between half and all of that by `random` (0 to 1).
+pub(super) fn ask_again(refusals: u32, random: f64) -> Duration {
+    let full = Duration::from_secs(1).saturating_mul(1 << refusals.saturating_sub(1).min(9));
+    full.min(Duration::from_secs(300)).mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +156,14 @@ mod tests {
         }
         assert_eq!(attempt_after(attempt, false, true), 2);
         assert_eq!(attempt_after(attempt, true, false), 0);
+    }
+
+    #[test]
+    fn a_refused_subscription_is_asked_for_less_and_less_often_and_at_least_each_five_minutes() {
+        let seconds: Vec<u64> = (1..=11).map(|n| ask_again(n, 1.0).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(ask_again(1, 0.0), Duration::from_millis(500));
+        assert_eq!(ask_again(u32::MAX, 0.0), Duration::from_secs(150));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The task of one broker: connects again and again, subscribes, sends its marker, brings events, until told to stop.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tributary_contract::time::Timestamp;
 
-use super::protocol::{self, Cause, Failure, Protocol};
+use super::protocol::{self, Cause, Failure, Protocol, reason};
 use super::rate::Rate;
 use super::{Event, EventSender, Filter, Incoming, Link, Settings, Wanted};
 use crate::config::MqttVersion;
@@ -18,6 +19,9 @@ use crate::ingest::{Publish, Session};
 const GOOD: Duration = Duration::from_secs(30);
 /// Nothing came for so long, and a marker should have: the session isn't subscribed.
 const DEAF: Duration = Duration::from_secs(5);
+
+/// So many connections in a row that the broker ended soon and without a word are told as what they may mean.
+const SHORT: u32 = 3;
 
 /// How one connection ended.
 enum Ended {
@@ -40,6 +44,12 @@ pub(super) struct Task {
     /// The in-flight window of the live connection.
     window: u16,
     marker: Marker,
+    /// What each SUBSCRIBE of the live connection that has no answer yet asked for.
+    asked: VecDeque<Vec<Filter>>,
+    /// Filters of sources that the broker refused on the live connection.
+    refused: Vec<Filter>,
+    /// How often in a row it refused some.
+    refusals: u32,
 }
 
 /// What is known of markers.
@@ -49,6 +59,8 @@ struct Marker {
     refused: bool,
     /// The live connection's is under way.
     awaited: bool,
+    /// The live connection's came back.
+    returned: bool,
     /// The connection before ended while its marker was under way. Perhaps for that: some brokers cut off who publishes
     /// where it may not. So the next one goes without.
     skip: bool,
@@ -64,6 +76,9 @@ impl Task {
             rate: Rate::default(),
             window: settings.connection.inflight_window,
             marker: Marker::default(),
+            asked: VecDeque::new(),
+            refused: Vec::new(),
+            refusals: 0,
             settings,
             events,
             wanted,
@@ -71,7 +86,7 @@ impl Task {
     }
 
     pub(super) async fn run(mut self) {
-        let mut attempt = 0;
+        let (mut attempt, mut short) = (0, 0_u32);
         loop {
             let (began, before) = (Instant::now(), self.generation);
             let acknowledged = self.wanted.sent.load(Ordering::Relaxed);
@@ -80,9 +95,17 @@ impl Task {
             self.wanted.live(None);
             let connected = self.generation > before;
             self.protocol.failed(version, &failure, connected);
-            let progress = self.wanted.sent.load(Ordering::Relaxed) > acknowledged;
+            // Our own marker's acknowledgement brings nobody any further.
+            let own = u64::from(std::mem::take(&mut self.marker.returned));
+            let progress = self.wanted.sent.load(Ordering::Relaxed) > acknowledged + own;
             let progress = progress && failure.cause != Cause::TakenOver;
-            attempt = protocol::attempt_after(attempt, connected && began.elapsed() >= GOOD, progress);
+            let lasted = connected && began.elapsed() >= GOOD;
+            attempt = protocol::attempt_after(attempt, lasted, progress);
+            short = if connected && !lasted && failure.cause == Cause::NoAnswer { short + 1 } else { 0 };
+            let error = match short {
+                0..SHORT => failure.text,
+                _ => format!("{}, {}", failure.text, reason::SHORT_LIVED),
+            };
             self.marker.skip = std::mem::take(&mut self.marker.awaited);
             self.doubtful |= !connected || version == MqttVersion::V5 || self.marker.skip;
             let unnoticed = match failure.cause {
@@ -90,7 +113,7 @@ impl Task {
                 _ => 0,
             };
             let alive = self.now().plus(-unnoticed);
-            if !self.emit(Event::Disconnected { error: failure.text, alive }).await {
+            if !self.emit(Event::Disconnected { error, alive }).await {
                 return;
             }
             let wait = Instant::now() + protocol::backoff(attempt, fastrand::f64());
@@ -124,10 +147,12 @@ impl Task {
                 return Ended::Stopped;
             }
             let outcome = if std::mem::take(&mut self.wanted.permitted) {
-                link.subscribe(&self.subscriptions(), &[]).map(|()| Incoming::Nothing)
+                self.subscribe(&mut link, self.subscriptions(), &[]).map(|()| Incoming::Nothing)
+            } else if std::mem::take(&mut self.wanted.ask) {
+                self.subscribe(&mut link, self.refused.clone(), &[]).map(|()| Incoming::Nothing)
             } else if self.wanted.look_at.take_if(|at| Instant::now() >= *at).is_some() {
                 tracing::info!("the marker didn't come back: the session is subscribed again");
-                let again = link.subscribe(&self.subscriptions(), &[]);
+                let again = self.subscribe(&mut link, self.subscriptions(), &[]);
                 again.and_then(|()| self.mark(&mut link)).map(|_| Incoming::Nothing)
             } else {
                 link.next(&mut self.wanted).await
@@ -139,7 +164,7 @@ impl Task {
                     let session = self.begin(session_present);
                     if session_present
                         && let Some(gone) = self.to_subscribe()
-                        && let Err(failure) = link.subscribe(&self.subscriptions(), &gone)
+                        && let Err(failure) = self.subscribe(&mut link, self.subscriptions(), &gone)
                     {
                         return Ended::Failed(failure);
                     }
@@ -169,6 +194,7 @@ impl Task {
                         && payload[..] == *self.generation.to_string().as_bytes()
                     {
                         self.marker.awaited = false;
+                        self.marker.returned = true;
                         self.wanted.look_at = None;
                     }
                     let kept = if size > self.settings.payload_limit {
@@ -204,6 +230,8 @@ impl Task {
     /// A connection begins.
     fn begin(&mut self, session_present: bool) -> Session {
         self.generation += 1;
+        self.asked.clear();
+        self.refused.clear();
         self.wanted.live(Some(self.generation));
         let session = match (session_present, &self.subscribed) {
             (true, _) => Session::Present,
@@ -214,6 +242,13 @@ impl Task {
             self.subscribed = None;
         }
         session
+    }
+
+    /// Asks for `filters`, and gives up those of the paths `gone`.
+    fn subscribe(&mut self, link: &mut Link, filters: Vec<Filter>, gone: &[String]) -> Result<(), Failure> {
+        link.subscribe(&filters, gone)?;
+        self.asked.push_back(filters);
+        Ok(())
     }
 
     /// Sends a marker behind what waits at the broker, where there is one to send.
@@ -250,18 +285,31 @@ impl Task {
     fn granted(&mut self, codes: Vec<Result<u8, String>>) -> Event {
         let missing = || Err("the broker's answer says nothing about it".to_owned());
         let mut codes = codes.into_iter();
-        let answer = |f: &Filter| (f.clone(), codes.next().unwrap_or_else(missing));
-        let mut granted: Vec<_> = self.subscriptions().iter().map(answer).collect();
-        let marker = granted.get(self.settings.filters.len()).and_then(|(_, outcome)| outcome.clone().err());
-        if let (Some(why), Some(topic)) = (marker, &self.settings.connection.marker) {
+        let asked = self.asked.pop_front().unwrap_or_else(|| self.subscriptions());
+        let mut granted: Vec<_> =
+            asked.into_iter().map(|f| (f, codes.next().unwrap_or_else(missing))).collect();
+        if let Some(topic) = &self.settings.connection.marker
+            && let Some((_, outcome)) =
+                granted.pop_if(|(f, _)| f.path == *topic && !self.settings.filters.contains(f))
+            && let Err(why) = outcome
+        {
             tracing::warn!(
                 topic,
                 "the broker refuses the marker ({why}): silence will tell what had waited there"
             );
             self.marker = Marker { refused: true, ..Marker::default() };
         }
-        granted.truncate(self.settings.filters.len());
-        let keep = granted.iter().all(|(_, g)| g.is_ok()).then(|| spelled(&self.subscriptions()));
+        self.refused.retain(|f| granted.iter().all(|(of, _)| of != f));
+        let refused = granted.iter().filter(|(_, outcome)| outcome.is_err()).map(|(f, _)| f.clone());
+        self.refused.extend(refused);
+        if self.refused.is_empty() {
+            (self.refusals, self.wanted.ask_at) = (0, None);
+        } else {
+            // The session goes on with the others meanwhile; somebody may change what the broker allows.
+            self.refusals = self.refusals.saturating_add(1);
+            self.wanted.ask_at = Some(Instant::now() + protocol::ask_again(self.refusals, fastrand::f64()));
+        }
+        let keep = self.refused.is_empty().then(|| spelled(&self.subscriptions()));
         self.doubtful = false;
         // A session there is, whatever it refused: losing it is a loss.
         self.subscribed = Some(keep.clone().unwrap_or_default());
