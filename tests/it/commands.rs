@@ -86,6 +86,11 @@ async fn both_programs_stop_cleanly_and_the_next_start_goes_on_in_the_same_epoch
     world.publish(1..=BEFORE).await?;
     world.acknowledged(BEFORE).await?;
     let first = world.settled(BEFORE).await?.status;
+    world
+        .status_when("the last acknowledgements are counted too", |status| {
+            status.brokers.iter().any(|broker| broker.acknowledged >= BEFORE)
+        })
+        .await?;
 
     let config = world.path("agent.toml").display().to_string();
     let status = command(&world.programs.agent, &["status", "--config", &config]).await?;

@@ -108,6 +108,7 @@ impl Intake {
         loop {
             if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
                 self.looked_at = Some(Instant::now());
+                self.note_acknowledged();
                 self.look_at_clock().await?;
             }
             let Turn { open, committing, wait } = self.turn();
@@ -411,10 +412,14 @@ impl Intake {
             self.shared.windows().observe(&after.appended.rows, &dictionary, self.shared.now());
             self.shared.committed.notify_one();
         }
-        let mut live = self.shared.live();
         if after.stop.is_some() {
-            live.intake_stopped = after.stop;
+            self.shared.live().intake_stopped = after.stop;
         }
+    }
+
+    /// Says how many acknowledgements were sent: after their commit, when the connections come to it.
+    fn note_acknowledged(&self) {
+        let mut live = self.shared.live();
         for handle in &self.handles {
             if let Some(status) = live.brokers.get_mut(handle.broker()) {
                 status.acknowledged = handle.acknowledged();
