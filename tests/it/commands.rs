@@ -121,3 +121,17 @@ async fn both_programs_stop_cleanly_and_the_next_start_goes_on_in_the_same_epoch
     ensure!(log.contains("buffer opened") && !log.contains("wasn't clean"), "{log}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_without_an_end_is_refused_instead_of_filling_the_memory() -> anyhow::Result<()> {
+    let programs = tributary_tests::world::programs().await?;
+    for program in [&programs.agent, &programs.receiver] {
+        for endless in ["/dev/zero", "/dev/urandom"] {
+            let output = command(program, &["run", "--config", endless]).await?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(78), "{}: {said}", output.status);
+            ensure!(said.contains(endless) && said.contains("can't be read"), "{said}");
+        }
+    }
+    Ok(())
+}

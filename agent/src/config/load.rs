@@ -1,5 +1,7 @@
 //! Edge: reads the configuration's files and the machine's facts.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::Config;
@@ -32,8 +34,20 @@ pub fn load(file: &Path) -> Result<Config, LoadError> {
     parse(&texts, &facts).map_err(LoadError::Problems)
 }
 
+/// No configuration is longer, bytes. What is (a device, a log named by mistake) would fill the memory.
+const LONGEST: u64 = 1 << 20;
+
 fn read(path: &Path) -> Result<String, LoadError> {
-    std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
+    match read {
+        Ok(bytes) if bytes as u64 > LONGEST => {
+            let e = io::Error::other("it is longer than 1 MiB, which no configuration is");
+            Err(unreadable(path, &e))
+        }
+        Ok(_) => Ok(text),
+        Err(e) => Err(unreadable(path, &e)),
+    }
 }
 
 fn unreadable(path: &Path, e: &std::io::Error) -> LoadError {

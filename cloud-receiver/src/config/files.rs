@@ -1,6 +1,7 @@
 //! The files of a configuration: the main one, `conf.d/*.toml` beside it, and the files of secrets that it names.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::check::Problems;
@@ -26,7 +27,7 @@ fn sources(path: &Path) -> Result<Vec<Source>, Problems> {
     let mut sources = Vec::new();
     for path in paths {
         let name = path.display().to_string();
-        match fs::read_to_string(&path) {
+        match read(&path) {
             Ok(text) => sources.push(Source { name, text }),
             Err(e) => problems.add(name, format!("can't be read: {e}"), "name a file with --config FILE"),
         }
@@ -34,11 +35,22 @@ fn sources(path: &Path) -> Result<Vec<Source>, Problems> {
     if problems.0.is_empty() { Ok(sources) } else { Err(problems) }
 }
 
+/// None of these files is longer, bytes. What is (a device, a log named by mistake) would fill the memory.
+const LONGEST: u64 = 1 << 20;
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let bytes = File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if bytes as u64 > LONGEST {
+        return Err(io::Error::other("it is longer than 1 MiB, which none of these files is"));
+    }
+    Ok(text)
+}
+
 /// The static keys that the configuration names; `None` for the default chain.
 pub fn keys(config: &Config) -> Result<Option<StaticKeys>, Problems> {
     let Credentials::File(path) = &config.bucket.credentials else { return Ok(None) };
-    let read =
-        fs::read_to_string(path).map_err(|e| format!("can't be read: {e}")).and_then(|t| read_keys(&t));
+    let read = read(path).map_err(|e| format!("can't be read: {e}")).and_then(|t| read_keys(&t));
     read.map(Some).map_err(|why| {
         let mut problems = Problems::default();
         let hint = "a TOML file with access_key_id, secret_access_key and perhaps session_token";
@@ -50,7 +62,7 @@ pub fn keys(config: &Config) -> Result<Option<StaticKeys>, Problems> {
 /// The token that callers of the fleet page must show; `None` where none is set.
 pub fn token(config: &Config) -> Result<Option<String>, Problems> {
     let Some(path) = &config.fleet.token_file else { return Ok(None) };
-    let what = match fs::read_to_string(path) {
+    let what = match read(path) {
         Ok(text) if text.trim().len() >= 16 => return Ok(Some(text.trim().to_owned())),
         Ok(_) => "holds fewer than 16 characters".to_owned(),
         Err(e) => format!("can't be read: {e}"),
