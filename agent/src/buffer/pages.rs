@@ -27,6 +27,15 @@ pub enum Place {
     Frame(usize),
 }
 
+/// Which frames of a log are taken for what they say they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Those whose checksum is right.
+    Right,
+    /// Every one.
+    All,
+}
+
 /// A database and its log, page by page.
 pub struct Pages {
     database: Option<File>,
@@ -94,14 +103,22 @@ impl Pages {
     }
 
     /// The record of a row found at `place`: the first that `right` agrees to, of the ways in which images of its
-    /// overflow pages can follow each other with at most one of them not the likeliest.
+    /// overflow pages can follow each other with at most one of them not the likeliest; once with frames whose checksum
+    /// is wrong last, and once with them in their turn, for it may be only the checksum that is damaged.
     pub fn whole(&self, place: Place, cell: &Cell<'_>, right: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-        let (first, ways) = self.follow(place, cell, None);
-        if let Some(record) = first.filter(|r| right(r)) {
-            return Some(record);
-        }
-        let others = ways.iter().enumerate().flat_map(|(step, n)| (1..*n).map(move |other| (step, other)));
-        others.take(TRIES).find_map(|other| self.follow(place, cell, Some(other)).0.filter(|r| right(r)))
+        let found = |trust| {
+            let (first, ways) = self.follow(place, cell, trust, None);
+            if let Some(record) = first.filter(|r| right(r)) {
+                return Some(record);
+            }
+            let others =
+                ways.iter().enumerate().flat_map(|(step, n)| (1..*n).map(move |other| (step, other)));
+            others
+                .take(TRIES)
+                .find_map(|other| self.follow(place, cell, trust, Some(other)).0.filter(|r| right(r)))
+        };
+        let spills = cell.local.len() < cell.size;
+        found(Trust::Right).or_else(|| spills.then(|| found(Trust::All)).flatten())
     }
 
     /// Follows a chain, at one step by another image than the likeliest; tells how many images each step had.
@@ -109,12 +126,13 @@ impl Pages {
         &self,
         place: Place,
         cell: &Cell<'_>,
+        trust: Trust,
         other: Option<(usize, usize)>,
     ) -> (Option<Vec<u8>>, Vec<usize>) {
         let (mut record, mut ways) = (cell.local.to_vec(), Vec::new());
         let mut next = cell.overflow;
         while record.len() < cell.size {
-            let images = self.images(next, place);
+            let images = self.images(next, place, trust);
             let choice = other.filter(|(step, _)| *step == ways.len()).map_or(0, |(_, image)| image);
             ways.push(images.len());
             let Some(page) = images.get(choice).and_then(|image| self.page(next, *image)) else {
@@ -129,25 +147,27 @@ impl Pages {
     }
 
     /// Where images of a page lie, the likeliest first for a row found at `place`: as of the transaction that wrote the
-    /// leaf, then of later ones, then left over from earlier rounds, then in frames whose checksum is wrong.
-    fn images(&self, page: u32, place: Place) -> Vec<Place> {
+    /// leaf, then of later ones, then left over from earlier rounds, then in frames whose checksum is wrong, unless these
+    /// are trusted like the others.
+    fn images(&self, page: u32, place: Place, trust: Trust) -> Vec<Place> {
         let all = self.by_page.get(&page).map_or(&[][..], Vec::as_slice);
         let of = |keep: &dyn Fn(&Frame, usize) -> bool| -> Vec<Place> {
             let kept = all.iter().filter(|i| self.frames.get(**i).is_some_and(|f| keep(f, **i)));
             kept.map(|i| Place::Frame(*i)).collect()
         };
+        let trusted = |f: &Frame| f.right || trust == Trust::All;
         let end = match place {
             Place::Database => None,
             Place::Frame(i) => Some((i..self.frames.len()).find(|n| self.frames[*n].commits).unwrap_or(i)),
         };
-        let mut out = of(&|f, i| f.right && f.present && end.is_some_and(|end| i <= end));
+        let mut out = of(&|f, i| trusted(f) && f.present && end.is_some_and(|end| i <= end));
         out.reverse();
         if self.database.is_some() {
             out.push(Place::Database);
         }
-        out.extend(of(&|f, i| f.right && f.present && end.is_none_or(|end| i > end)));
-        out.extend(of(&|f, _| f.right && !f.present).into_iter().rev());
-        out.extend(of(&|f, _| !f.right).into_iter().rev());
+        out.extend(of(&|f, i| trusted(f) && f.present && end.is_none_or(|end| i > end)));
+        out.extend(of(&|f, _| trusted(f) && !f.present).into_iter().rev());
+        out.extend(of(&|f, _| !trusted(f)).into_iter().rev());
         out
     }
 

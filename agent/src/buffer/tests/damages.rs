@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -80,13 +79,6 @@ struct Figures {
     twice: u64,
 }
 
-/// In memory where there is a file system for that: nothing here depends on a disk.
-fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    made.unwrap()
-}
-
 /// A batch within one day, whose bytes don't shrink.
 fn batch(world: &mut World, rng: &mut Rng, rows: usize) -> NewBatch {
     let first = world.next_value;
@@ -101,7 +93,7 @@ fn batch(world: &mut World, rng: &mut Rng, rows: usize) -> NewBatch {
 /// A story of a seed, left as a crash or a clean stop leaves it.
 fn original(seed: u64) -> Original {
     let mut rng = Rng::with_seed(seed);
-    let mut world = World { dir: scratch(), ..World::new() };
+    let mut world = World::new();
     let (mut buffer, _) = world.open();
     let (mut acknowledged, mut seqs) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..rng.usize(10..60) {

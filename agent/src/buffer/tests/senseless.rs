@@ -98,7 +98,7 @@ fn live(world: &mut World, buffer: &mut Buffer) -> Result<Vec<i64>, BufferError>
 fn whatever_one_column_of_one_table_says_the_buffer_starts_and_keeps_its_batches() {
     for clean in [false, true] {
         let mut world = written(clean);
-        let kept = tempfile::tempdir().unwrap();
+        let kept = scratch();
         super::damages::copy(&world.path(""), kept.path());
         let mut made = 0;
         for (table, columns) in columns(&world) {
@@ -119,7 +119,7 @@ fn whatever_one_column_of_one_table_says_the_buffer_starts_and_keeps_its_batches
 fn a_table_that_is_gone_costs_what_was_in_it_and_no_start() {
     for clean in [false, true] {
         let mut world = written(clean);
-        let kept = tempfile::tempdir().unwrap();
+        let kept = scratch();
         super::damages::copy(&world.path(""), kept.path());
         for (table, _) in columns(&world) {
             survives(&mut world, kept.path(), &format!("DROP TABLE {table}"), table != "batch");
