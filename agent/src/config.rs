@@ -5,11 +5,15 @@
 
 mod section;
 pub mod decoding;
+pub mod functions;
+pub mod zone;
 pub mod load;
 pub mod show;
 pub mod parse;
 
 pub use decoding::{Decoder, Decoding, TimeUnit};
+pub use functions::{Function, Functions};
+pub use zone::Zone;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -183,19 +187,51 @@ pub enum ReleaseOn {
     Delivered,
 }
 
-/// One window: tumbling, aligned to 1970-01-01T00:00 UTC.
+/// One kind of window: tumbling or hopping, aligned to 1970-01-01T00:00, in UTC or in a time zone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     /// Name, unique.
     pub name: String,
-    /// Length, microseconds; divides a day, or is a number of whole days.
+    /// Length, microseconds: a whole multiple of `every`.
     pub size: i64,
+    /// How long after one window the next begins, microseconds: as `size` where windows tumble. Divides a day, or is a
+    /// number of whole days.
+    pub every: i64,
+    /// The zone to whose days and hours they are aligned; none for UTC.
+    pub zone: Option<Zone>,
+    /// Globs of the sources whose readings enter it; none for all.
+    pub sources: Vec<String>,
+    /// Globs of devices, likewise.
+    pub devices: Vec<String>,
+    /// Globs of metrics, likewise.
+    pub metrics: Vec<String>,
+    /// By glob of metrics, which statistics are filled in; the longest glob that matches decides, all where none does.
+    pub functions: Vec<(String, Functions)>,
     /// How long behind the newest event time of its device a reading still counts as in time, microseconds.
     pub lateness: i64,
     /// A device silent for this long (processing time) has its windows closed, microseconds.
     pub idle: i64,
     /// How long after closing a late reading emits its window again, microseconds.
     pub correction_horizon: i64,
+}
+
+impl Window {
+    /// Tumbling in UTC, of everything, and all else by default.
+    pub fn tumbling(name: &str, size: i64) -> Self {
+        Self {
+            name: name.to_owned(),
+            size,
+            every: size,
+            zone: None,
+            sources: Vec::new(),
+            devices: Vec::new(),
+            metrics: Vec::new(),
+            functions: Vec::new(),
+            lateness: 10 * SECOND,
+            idle: 5 * MINUTE,
+            correction_horizon: DAY_MICROS,
+        }
+    }
 }
 
 /// Segments.
@@ -259,6 +295,8 @@ pub struct Limits {
     pub series: usize,
     /// Series of one device of a source, so that one that makes up names doesn't take the others' room.
     pub device_series: usize,
+    /// Windows of one series each that may be open at once: 16 bytes each.
+    pub open_windows: usize,
 }
 
 impl Default for Buffer {
@@ -299,6 +337,7 @@ impl Default for Limits {
             text: 4096,
             series: 100_000,
             device_series: 10_000,
+            open_windows: 1_000_000,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! believed or refused ([`validate`]); the ledger knows it from then on ([`dedupe`]); a batch of a table's segments
 //! becomes one commit of the catalog ([`catalog`]); the gateway learns of it by its receipt ([`receipt`]). Where ledger and
 //! tables have come apart, a person has them brought together ([`recover`]), and may ask whether all of it fits ([`audit`]). [`pipeline`] calls the stages one after the
-//! other and [`fleet`] shows how every gateway is. What is durable stands in the bucket, the
+//! other, [`fleet`] shows how every gateway is, and [`views`] says how engines show the newest revisions. What is durable stands in the bucket, the
 //! ledger and the tables only: every pass may die anywhere and the next one goes on.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod audit;
 pub mod pipeline;
 pub mod fleet;
 pub mod telemetry;
+pub mod views;
 
 #[cfg(test)]
 mod fixture;

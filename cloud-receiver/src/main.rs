@@ -32,6 +32,7 @@ use tributary_receiver::recover::Parts;
 use tributary_receiver::recover::rebuild::rebuild;
 use tributary_receiver::recover::table::{accept_rollback, reregister};
 use tributary_receiver::telemetry;
+use tributary_receiver::views::{self, Engine};
 
 /// Bad usage, as sysexits has it.
 const USAGE: u8 = 64;
@@ -64,6 +65,19 @@ enum Command {
         /// One JSON object instead of lines.
         #[arg(long)]
         json: bool,
+    },
+    /// Print the definition of a view that shows each window once, in its newest revision. Needs no configuration.
+    Views {
+        /// For which engine.
+        #[arg(long)]
+        engine: Engine,
+        /// Whose table.
+        #[arg(long, default_value = "tributary")]
+        namespace: Namespace,
+        /// What the engine calls the table, where it isn't `namespace.aggregates` (for DuckDB that of the catalog attached
+        /// as `lake`).
+        #[arg(long, value_name = "NAME")]
+        from: Option<String>,
     },
     /// How the gateways are.
     Fleet {
@@ -135,10 +149,17 @@ fn main() -> ExitCode {
         }
     };
     telemetry::start();
+    if let Command::Views { engine, namespace, from } = &args.command {
+        return exit(print(&views::newest(*engine, namespace.as_str(), from.as_deref())));
+    }
     let outcome = prepare(&args).and_then(|prepared| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(perform(args.command, prepared))
     });
+    exit(outcome)
+}
+
+fn exit(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -173,6 +194,8 @@ async fn perform(command: Command, prepared: Prepared) -> anyhow::Result<()> {
         Command::Run => run_until_told(prepared).await,
         Command::Check => check(prepared).await,
         Command::Audit { json } => audit(json, prepared).await,
+        // Answered before the configuration was read.
+        Command::Views { .. } => Ok(()),
         Command::Ledger { command } => recover(command, prepared).await,
         Command::Fleet { command: FleetCommand::List { json } } => {
             let fleet = ask::ask(&prepared.config, prepared.token.as_deref()).await?;

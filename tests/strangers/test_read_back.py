@@ -27,12 +27,15 @@ os.environ["TZ"] = "America/Denver"
 time.tzset()
 
 import duckdb
+import polars
 import pyarrow
+import pyarrow.compute
 from pyiceberg.catalog import load_catalog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "surfrad-alamosa.csv.zst"
-DEMO = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release" / "tributary-demo"
+PROGRAMS = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release"
+DEMO = PROGRAMS / "tributary-demo"
 WINDOWS = {"1m": 60_000_000, "1h": 3_600_000_000}
 
 
@@ -176,6 +179,102 @@ class ReadBack(unittest.TestCase):
             self.assertIsNone(row["value_stddev"], key)
         for column, q in (("value_p50", 0.50), ("value_p95", 0.95), ("value_p99", 0.99)):
             self.assertAlmostEqual(row[column], percentile(ordered, q), delta=1e-9 * scale, msg=str(key))
+
+    def newest_by_hand(self):
+        """(gateway, window, series, start) to revision, of the newest revisions."""
+        newest = {}
+        for row in self.aggregates.to_pylist():
+            key = tuple(row[k] for k in ("gateway", "window_name", "series", "window_start"))
+            newest[key] = max(newest.get(key, 0), row["revision"])
+        return newest
+
+    def views(self, engine):
+        arguments = ["views", "--engine", engine, "--from", "revisions_of_windows"]
+        return subprocess.run(
+            [PROGRAMS / "tributary-receiver", *arguments], check=True, capture_output=True, text=True
+        ).stdout
+
+    def revised(self):
+        """The table, and once more the rows of some windows as a revision that is a million greater."""
+        again = self.aggregates.slice(0, 50)
+        place = again.schema.get_field_index("revision")
+        greater = pyarrow.compute.add(again.column("revision"), 1_000_000).cast(again.schema.field(place).type)
+        return pyarrow.concat_tables([self.aggregates, again.set_column(place, again.schema.field(place), greater)])
+
+    def expected_newest(self):
+        again = self.aggregates.slice(0, 50).to_pylist()
+        newest = self.newest_by_hand()
+        for row in again:
+            key = tuple(row[k] for k in ("gateway", "window_name", "series", "window_start"))
+            newest[key] = max(newest[key], row["revision"] + 1_000_000)
+        return newest
+
+    def test_the_duckdb_view_shows_each_window_once_in_its_newest_revision(self):
+        database = duckdb.connect()
+        database.register("revisions_of_windows", self.revised())
+        database.execute(self.views("duckdb").replace("create or replace view", "create or replace temp view"))
+        got = database.sql(
+            "select gateway, window_name, series, window_start, revision from aggregates_newest"
+        ).fetchall()
+        self.assertEqual({tuple(row[:4]): row[4] for row in got}, self.expected_newest())
+        self.assertEqual(len(got), len(self.expected_newest()))
+        columns = [d[0] for d in database.sql("select * from aggregates_newest limit 0").description]
+        self.assertEqual(columns, self.aggregates.column_names)
+
+    def test_the_polars_view_shows_each_window_once_in_its_newest_revision(self):
+        told = {}
+        exec(self.views("polars"), told)
+        lazy = polars.from_arrow(self.revised()).lazy()
+        columns = ["gateway", "window_name", "series", "window_start", "revision"]
+        got = told["aggregates_newest"](lazy).select(columns).collect().rows()
+        self.assertEqual({tuple(row[:4]): row[4] for row in got}, self.expected_newest())
+        self.assertEqual(len(got), len(self.expected_newest()))
+
+    def test_polars_computes_every_aggregate_again_from_the_raw_readings(self):
+        told = {}
+        exec(self.views("polars"), told)
+        newest = told["aggregates_newest"](polars.from_arrow(self.aggregates).lazy()).collect()
+        value = polars.col("value")
+        compared = 0
+        for name, size in WINDOWS.items():
+            windows = (
+                polars.from_arrow(self.readings)
+                .select("series", "ts", "seq", "value")
+                .sort("ts", "seq")
+                .with_columns(polars.col("ts").dt.truncate(f"{size}us").alias("window_start"))
+                .group_by("series", "window_start", maintain_order=True)
+                .agg(
+                    polars.len().cast(polars.Int64).alias("samples"),
+                    value.min().alias("value_min"),
+                    value.max().alias("value_max"),
+                    value.first().alias("value_first"),
+                    value.last().alias("value_last"),
+                    polars.col("ts").first().alias("first_ts"),
+                    polars.col("ts").last().alias("last_ts"),
+                    value.sum().alias("value_sum"),
+                    value.mean().alias("value_mean"),
+                    value.std(ddof=1).alias("value_stddev"),
+                    *(
+                        value.quantile(q, interpolation="linear").alias(column)
+                        for column, q in (("value_p50", 0.5), ("value_p95", 0.95), ("value_p99", 0.99))
+                    ),
+                    value.abs().sum().alias("scale"),
+                )
+            )
+            ours = newest.filter(polars.col("window_name") == name)
+            both = windows.join(ours, on=["series", "window_start"], how="full", suffix="_ours", coalesce=True)
+            self.assertEqual((both.height, both["samples_ours"].null_count()), (windows.height, 0))
+            self.assertEqual(ours.height, windows.height)
+            for column in ("samples", "value_min", "value_max", "value_first", "value_last", "first_ts", "last_ts"):
+                wrong = both.filter(polars.col(column).ne_missing(polars.col(f"{column}_ours")))
+                self.assertEqual(wrong.height, 0, f"{name} {column}: {wrong.head(3)}")
+            for column in ("value_sum", "value_mean", "value_stddev", "value_p50", "value_p95", "value_p99"):
+                near = (polars.col(column) - polars.col(f"{column}_ours")).abs() <= 1e-9 * polars.col("scale")
+                both_null = polars.col(column).is_null() & polars.col(f"{column}_ours").is_null()
+                wrong = both.filter(~(near | both_null).fill_null(False))
+                self.assertEqual(wrong.height, 0, f"{name} {column}: {wrong.head(3)}")
+            compared += both.height
+        self.assertGreater(compared, 10_000)
 
     def test_time_weighted_means_follow_their_definition(self):
         """Each value holds until the next reading of its series, or the window's end; carried over from before."""

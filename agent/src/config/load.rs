@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::Config;
 use super::parse::{Facts, Problem, parse};
+use super::{Config, Zone};
 
 /// Why there is no configuration.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub fn load(file: &Path) -> Result<Config, LoadError> {
         }
     }
     let env = |name: &str| std::env::var(name).ok();
-    let facts = Facts { env: &env, hostname: hostname(), serial: board_serial() };
+    let facts = Facts { env: &env, hostname: hostname(), serial: board_serial(), zones: &Zone::read };
     parse(&texts, &facts).map_err(LoadError::Problems)
 }
 

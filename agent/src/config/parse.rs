@@ -12,8 +12,8 @@ use tributary_contract::time::DAY_MICROS;
 pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
-    Broker, Bucket, Buffer, Config, Credentials, HOUR, Limits, MINUTE, MqttVersion, PRIORITY, ReleaseOn,
-    SECOND, Segment, Source, Status, Upload, Window, decoding,
+    Broker, Bucket, Buffer, Config, Credentials, Function, Functions, HOUR, Limits, MINUTE, MqttVersion,
+    PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, Upload, Window, Zone, decoding,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub hostname: Option<String>,
     /// Serial number of the board, for `{serial}`.
     pub serial: Option<String>,
+    /// The time zones that this machine knows, by their names.
+    pub zones: &'a dyn Fn(&str) -> Option<Zone>,
 }
 
 /// Host names that many gateways share out of the box.
@@ -137,7 +139,7 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
     let brokers = read_brokers(&mut root, gateway.as_ref());
     let sources = read_sources(&mut root);
     let buffer = read_buffer(root.section("buffer"));
-    let windows = read_windows(&mut root);
+    let windows = read_windows(&mut root, facts);
     for (i, source) in sources.iter().enumerate() {
         if source.upload == Upload::Aggregates && windows.is_empty() {
             let why =
@@ -384,7 +386,10 @@ fn read_buffer(mut s: Section<'_>) -> Buffer {
     buffer
 }
 
-fn read_windows(root: &mut Section<'_>) -> Vec<Window> {
+/// How many windows of one kind may hold the same reading: each is folded from the journal by itself.
+const OVERLAPS: i64 = 60;
+
+fn read_windows(root: &mut Section<'_>, facts: &Facts<'_>) -> Vec<Window> {
     let mut windows: Vec<Window> = Vec::new();
     for mut s in root.sections("window") {
         let name = s.required("name", "\"1m\"");
@@ -392,23 +397,83 @@ fn read_windows(root: &mut Section<'_>) -> Vec<Window> {
             s.problem("name", format!("{name:?} is used twice; each window needs its own name"));
         }
         let size = s.duration("size", SECOND..=366 * DAY_MICROS, MINUTE);
-        if DAY_MICROS % size != 0 && size % DAY_MICROS != 0 {
+        let every = s.duration("every", SECOND..=366 * DAY_MICROS, size);
+        if DAY_MICROS % every != 0 && every % DAY_MICROS != 0 {
             s.problem(
-                "size",
+                if every == size { "size" } else { "every" },
                 "doesn't divide a day; use for example \"1m\", \"5m\", \"15m\", \"1h\" or \"1d\"",
             );
         }
+        if size % every != 0 {
+            s.problem("every", "doesn't divide `size`: the window must be a whole number of steps");
+        } else if size / every > OVERLAPS {
+            s.problem(
+                "every",
+                format!(
+                    "is too short: each reading would be in {} windows, {OVERLAPS} at most",
+                    size / every
+                ),
+            );
+        }
+        let d = Window::tumbling(&name, size);
         let window = Window {
-            name,
-            size,
-            lateness: s.duration("lateness", 0..=7 * DAY_MICROS, 10 * SECOND),
-            idle: s.duration("idle", SECOND..=30 * DAY_MICROS, 5 * MINUTE),
-            correction_horizon: s.duration("correction_horizon", 0..=30 * DAY_MICROS, DAY_MICROS),
+            every,
+            zone: read_zone(&mut s, facts),
+            sources: s.strings("sources"),
+            devices: s.strings("devices"),
+            metrics: s.strings("metrics"),
+            functions: read_functions(&mut s),
+            lateness: s.duration("lateness", 0..=7 * DAY_MICROS, d.lateness),
+            idle: s.duration("idle", SECOND..=30 * DAY_MICROS, d.idle),
+            correction_horizon: s.duration("correction_horizon", 0..=30 * DAY_MICROS, d.correction_horizon),
+            ..d
         };
         s.finish();
         windows.push(window);
     }
     windows
+}
+
+fn read_zone(s: &mut Section<'_>, facts: &Facts<'_>) -> Option<Zone> {
+    s.parsed("time_zone", |name| {
+        if name == "UTC" {
+            return Ok(None);
+        }
+        (facts.zones)(name).map(Some).ok_or_else(|| {
+            format!(
+                "time zone {name:?} isn't known on this machine; write one of the tz database, for example \
+                 \"Europe/Berlin\", and install the package `tzdata` where /usr/share/zoneinfo is missing"
+            )
+        })
+    })
+    .flatten()
+}
+
+/// `["min", "max"]` for all metrics, or `{ "temp*" = ["mean"] }` for some.
+fn read_functions(s: &mut Section<'_>) -> Vec<(String, Functions)> {
+    let value = s.value("functions");
+    let of = |key: &str, value: Value| {
+        let Value::Array(names) = value else {
+            s.problem(key, "expected a list of names: [\"min\", \"max\"]");
+            return None;
+        };
+        let read = names.iter().map(|name| name.as_str().unwrap_or_default().parse::<Function>());
+        match read.collect::<Result<Functions, String>>() {
+            Ok(functions) => Some(functions),
+            Err(e) => {
+                s.problem(key, e);
+                None
+            }
+        }
+    };
+    match value {
+        None => Vec::new(),
+        Some(Value::Table(table)) => {
+            let each = |(glob, names)| of(&format!("functions.{glob}"), names).map(|f| (glob, f));
+            table.into_iter().filter_map(each).collect()
+        }
+        Some(list) => of("functions", list).map(|f| ("*".to_owned(), f)).into_iter().collect(),
+    }
 }
 
 fn read_segment(mut s: Section<'_>) -> Segment {
@@ -507,6 +572,7 @@ fn read_limits(mut s: Section<'_>) -> Limits {
         text: s.bytes("text", 16..=1 << 20, d.text as u64) as usize,
         series: s.integer("series", 1..=10_000_000, d.series as i64) as usize,
         device_series: s.integer("device_series", 1..=10_000_000, d.device_series as i64) as usize,
+        open_windows: s.integer("open_windows", 1..=100_000_000, d.open_windows as i64) as usize,
     };
     s.finish();
     limits

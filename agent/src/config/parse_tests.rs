@@ -4,7 +4,8 @@ use super::*;
 
 fn parse_one(text: &str) -> Result<Config, Vec<Problem>> {
     let env = |name: &str| (name == "SITE").then(|| "north".to_owned());
-    let facts = Facts { env: &env, hostname: Some("edge-7".into()), serial: None };
+    let facts =
+        Facts { env: &env, hostname: Some("edge-7".into()), serial: None, zones: &crate::config::Zone::read };
     parse(&[("agent.toml".into(), text.into())], &facts)
 }
 
@@ -112,7 +113,7 @@ fn environment_and_host_name_are_filled_in() {
 fn later_files_win_and_lists_of_tables_are_joined() {
     let more = "gateway = \"gw-2\"\n[[source]]\nname = \"b\"\ntopics = [\"b/#\"]\n[buffer]\ncommit_interval = \"2s\"\n";
     let env = |_: &str| None;
-    let facts = Facts { env: &env, hostname: None, serial: None };
+    let facts = Facts { env: &env, hostname: None, serial: None, zones: &crate::config::Zone::read };
     let config = parse(&[("a".into(), SMALL.into()), ("b".into(), more.into())], &facts).unwrap();
     assert_eq!(config.gateway.as_str(), "gw-2");
     assert_eq!(config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["plant", "b"]);
@@ -132,6 +133,33 @@ fn what_a_source_uploads_is_one_of_three_and_aggregates_need_a_window() {
     let problems = with("aggregates", "").unwrap_err();
     assert!(problems[0].to_string().contains("nothing would be uploaded"), "{problems:?}");
     assert_eq!(with("raw", "").unwrap_err()[0].path, "source[0].upload");
+}
+
+#[test]
+fn windows_hop_lie_in_zones_and_choose_what_they_take_and_tell() {
+    let with = |text: &str| parse_one(&format!("{SMALL}\n[[window]]\nname = \"w\"\n{text}"));
+    let text = "size = \"5m\"\nevery = \"1m\"\ntime_zone = \"Asia/Kathmandu\"\nsources = [\"plant\"]\n\
+                metrics = [\"temp*\"]\nfunctions = { \"temp*\" = [\"min\", \"max\"], \"x\" = [] }";
+    let window = with(text).unwrap().windows.remove(0);
+    assert_eq!((window.size, window.every), (5 * MINUTE, MINUTE));
+    assert_eq!(window.zone.map(|z| z.name).as_deref(), Some("Asia/Kathmandu"));
+    assert_eq!((window.sources, window.metrics), (vec!["plant".to_owned()], vec!["temp*".to_owned()]));
+    let few: Functions = [Function::Min, Function::Max].into_iter().collect();
+    assert_eq!(window.functions[0], ("temp*".to_owned(), few));
+    let plain = with("size = \"1h\"\ntime_zone = \"UTC\"\nfunctions = [\"mean\"]").unwrap().windows.remove(0);
+    assert_eq!((plain.every, plain.zone, plain.functions.len()), (HOUR, None, 1));
+    for (text, path, hint) in [
+        ("size = \"90m\"", "window[0].size", "doesn't divide a day"),
+        ("size = \"5m\"\nevery = \"2m\"", "window[0].every", "whole number of steps"),
+        ("size = \"1d\"\nevery = \"1m\"", "window[0].every", "1440 windows"),
+        ("time_zone = \"Europe/Nowhere\"", "window[0].time_zone", "tzdata"),
+        ("functions = [\"median\"]", "window[0].functions", "p50"),
+        ("functions = { t = \"min\" }", "window[0].functions.t", "a list"),
+    ] {
+        let problems = with(text).unwrap_err();
+        let found = problems.iter().any(|p| p.path == path && p.message.contains(hint));
+        assert!(found, "{text}: {problems:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is in force, as lines of `key = value` for people.
 
-use super::{Config, Credentials, MqttVersion, ReleaseOn, Upload};
+use super::{Config, Credentials, Function, MqttVersion, ReleaseOn, Upload};
 
 /// The effective configuration, one key a line. Names files that hold secrets, never the secrets.
 pub fn show(c: &Config) -> String {
@@ -64,6 +64,17 @@ pub fn show(c: &Config) -> String {
         let at = |key: &str| format!("window[{i}].{key}");
         line(&at("name"), quote(&w.name));
         line(&at("size"), duration(w.size));
+        line(&at("every"), duration(w.every));
+        line(&at("time_zone"), quote(w.zone.as_ref().map_or("UTC", |z| &z.name)));
+        for (key, globs) in [("sources", &w.sources), ("devices", &w.devices), ("metrics", &w.metrics)] {
+            if !globs.is_empty() {
+                line(&at(key), list(globs.iter().map(String::as_str)));
+            }
+        }
+        for (glob, functions) in &w.functions {
+            let names = Function::ALL.iter().filter(|f| functions.has(**f)).map(|f| f.name());
+            line(&format!("{}.{}", at("functions"), quote(glob)), list(names));
+        }
         line(&at("lateness"), duration(w.lateness));
         line(&at("idle"), duration(w.idle));
         line(&at("correction_horizon"), duration(w.correction_horizon));
@@ -90,7 +101,12 @@ pub fn show(c: &Config) -> String {
     line("limits.text", bytes(c.limits.text as u64));
     line("limits.series", c.limits.series.to_string());
     line("limits.device_series", c.limits.device_series.to_string());
+    line("limits.open_windows", c.limits.open_windows.to_string());
     lines.concat()
+}
+
+fn list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    format!("[{}]", texts.map(quote).collect::<Vec<_>>().join(", "))
 }
 
 fn quote(text: &str) -> String {

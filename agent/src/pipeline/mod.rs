@@ -318,7 +318,9 @@ fn windows_of(
     names: &Dictionary,
     now: Timestamp,
 ) -> anyhow::Result<Windows> {
-    let mut windows = Windows::new(&config.windows, b.ordinal()).without(uploading(config, Upload::Readings));
+    let mut windows = Windows::new(&config.windows, b.ordinal())
+        .without(uploading(config, Upload::Readings))
+        .at_most(config.limits.open_windows);
     if let Some(holes) = thinning::known_holes(b)? {
         windows.hollow(holes);
     }

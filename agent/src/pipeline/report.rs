@@ -27,10 +27,19 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     let resting = shared.live().intake_stopped.is_some();
     let (sizes, verdict) = verdict(shared, resting).await?;
     let stopped = verdict.stop.map(|stop| stop.to_string());
+    let refused = shared.windows().refused();
     let live = {
         let mut live = shared.live();
         live.intake_stopped = stopped;
         live.disk_close = verdict.close;
+        if refused > 0 {
+            let most = shared.config.limits.open_windows;
+            let why = format!(
+                "{refused} readings since the start entered not all of their windows, for {most} were open: raise \
+                 limits.open_windows, or have fewer windows; they are in `readings`"
+            );
+            live.notices.insert("windows", why);
+        }
         live.clone()
     };
     let flash = flash(shared, &stats, now).await?;

@@ -80,7 +80,8 @@ impl World {
             "#,
             dir.path().join("state").display()
         );
-        let facts = parse::Facts { env: &|_| None, hostname: None, serial: None };
+        let facts =
+            parse::Facts { env: &|_| None, hostname: None, serial: None, zones: &crate::config::Zone::read };
         let mut config = parse::parse(&[("agent.toml".into(), text)], &facts).unwrap();
         change(&mut config);
         let config = Arc::new(config);

@@ -16,6 +16,7 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 
 use crate::buffer::row::{GapRow, RejectRow, Row, SeriesEntry};
+use crate::config::Function;
 use crate::reading::Value;
 use crate::window::emit::AggregateRow;
 
@@ -211,8 +212,13 @@ impl TableRow for AggregateRow {
 
     fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
         let series = entries.all(rows.iter().map(|r| r.series))?;
-        let each = |value: fn(&AggregateRow) -> f64| doubles(rows.iter().map(|r| Some(value(r))));
-        let maybe = |value: fn(&AggregateRow) -> Option<f64>| doubles(rows.iter().map(value));
+        let maybe = |function: Function, value: fn(&AggregateRow) -> Option<f64>| {
+            doubles(rows.iter().map(|r| value(r).filter(|_| r.functions.has(function))))
+        };
+        let when = |function: Function, value: fn(&AggregateRow) -> Timestamp| -> ArrayRef {
+            let of = |r: &AggregateRow| r.functions.has(function).then(|| value(r).0);
+            Arc::new(rows.iter().map(of).collect::<TimestampMicrosecondArray>())
+        };
         Ok(vec![
             times(rows.iter().map(|r| r.start)),
             times(rows.iter().map(|r| r.end)),
@@ -222,20 +228,20 @@ impl TableRow for AggregateRow {
             tag_maps(Self::TABLE, series.iter().map(|s| (&s.tags, None)))?,
             ids(series.iter().map(|s| s.id)),
             longs(rows.iter().map(|r| r.aggregate.samples)),
-            each(|r| r.aggregate.min),
-            each(|r| r.aggregate.max),
-            maybe(|r| r.aggregate.mean),
-            maybe(|r| r.aggregate.sum),
-            maybe(|r| r.aggregate.stddev),
-            each(|r| r.aggregate.first),
-            each(|r| r.aggregate.last),
-            times(rows.iter().map(|r| r.aggregate.first_ts)),
-            times(rows.iter().map(|r| r.aggregate.last_ts)),
-            maybe(|r| r.aggregate.p50),
-            maybe(|r| r.aggregate.p95),
-            maybe(|r| r.aggregate.p99),
-            maybe(|r| r.aggregate.time_weighted_mean),
-            each(|r| r.aggregate.coverage),
+            maybe(Function::Min, |r| Some(r.aggregate.min)),
+            maybe(Function::Max, |r| Some(r.aggregate.max)),
+            maybe(Function::Mean, |r| r.aggregate.mean),
+            maybe(Function::Sum, |r| r.aggregate.sum),
+            maybe(Function::Stddev, |r| r.aggregate.stddev),
+            maybe(Function::First, |r| Some(r.aggregate.first)),
+            maybe(Function::Last, |r| Some(r.aggregate.last)),
+            when(Function::First, |r| r.aggregate.first_ts),
+            when(Function::Last, |r| r.aggregate.last_ts),
+            maybe(Function::P50, |r| r.aggregate.p50),
+            maybe(Function::P95, |r| r.aggregate.p95),
+            maybe(Function::P99, |r| r.aggregate.p99),
+            maybe(Function::TimeWeightedMean, |r| r.aggregate.time_weighted_mean),
+            doubles(rows.iter().map(|r| Some(r.aggregate.coverage))),
             Arc::new(rows.iter().map(|r| Some(r.revision)).collect::<Int32Array>()),
             longs(rows.iter().map(|r| r.late)),
             Arc::new(rows.iter().map(|r| Some(r.partial)).collect::<BooleanArray>()),

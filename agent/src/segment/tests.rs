@@ -25,7 +25,7 @@ use super::encoding::ROW_GROUP;
 use super::parquet::{Builder, Encoded, Facts};
 use super::readback::{self, Contents, ReadbackError};
 use crate::buffer::row::{GapRow, RejectKey, RejectRow, Row, SeriesEntry};
-use crate::config::{MINUTE, SECOND};
+use crate::config::{Function, Functions, MINUTE, SECOND};
 use crate::reading::Value;
 use crate::window::decision::Seen;
 use crate::window::emit::AggregateRow;
@@ -153,6 +153,7 @@ fn aggregate(key: u32, minute: i64, values: &[f64]) -> AggregateRow {
         late: 0,
         partial: false,
         quality: Quality::GOOD,
+        functions: Functions::ALL,
     }
 }
 
@@ -244,6 +245,21 @@ fn a_reading_stands_in_the_table_as_the_contract_says() {
         "a series' tags go first"
     );
     assert_eq!((read(2), read(4)), (None, None));
+}
+
+#[test]
+fn statistics_that_were_not_chosen_are_null() {
+    let chosen = [Function::Mean, Function::Last].into_iter().collect();
+    let encoded = encode_aggregates(vec![AggregateRow { functions: chosen, ..aggregate(1, 0, &[1.0, 2.0]) }]);
+    let batch = &batches(&encoded)[0];
+    let known: Vec<&str> = Table::Aggregates
+        .columns()
+        .iter()
+        .map(|c| c.name)
+        .filter(|name| batch.column_by_name(name).unwrap().null_count() == 0)
+        .filter(|name| name.starts_with("value_") || name.ends_with("_ts") || name.starts_with("time_"))
+        .collect();
+    assert_eq!(known, ["value_mean", "value_last", "last_ts"]);
 }
 
 #[test]

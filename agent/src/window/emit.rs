@@ -9,11 +9,13 @@ use tributary_contract::series::SeriesId;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::decision::{Decided, Decision, DecisionKey, Prior, Seen};
+use super::definition::Definition;
 use super::fold::{Aggregate, Sample, fold, put_in_order};
 use super::merge::{Part, merge};
 use super::plan::{DueWindow, Plan};
-use super::{align, has_trusted_time, has_trusted_value};
+use super::{has_trusted_time, has_trusted_value};
 use crate::buffer::row::{Row, SeriesEntry};
+use crate::config::Functions;
 
 /// How many revisions each epoch may use before those of the next begin.
 const REVISIONS_PER_EPOCH: i32 = 1_000_000;
@@ -44,6 +46,8 @@ pub struct AggregateRow {
     pub partial: bool,
     /// Doubts of its readings, those left out for their value included.
     pub quality: Quality,
+    /// Which statistics are filled in; all, where the row is partial, for a correction goes on from them.
+    pub functions: Functions,
 }
 
 /// Rows of one segment of `aggregates`, and the decisions that must become durable with it.
@@ -113,12 +117,29 @@ impl Priors {
 #[derive(Debug)]
 pub struct Emitter {
     plan: Plan,
-    places: HashMap<(u16, u32, Timestamp), usize>,
+    /// By definition and series, in the order of time.
+    places: HashMap<(u16, u32), Vec<Place>>,
     slots: Vec<Slot>,
     /// Place in the plan's series by name …
     series: HashMap<(Namespace, SeriesId), u32>,
     /// … and by dictionary key, as far as was asked; none for those that aren't in the plan.
-    keys: HashMap<u32, Option<u32>>,
+    keys: HashMap<u32, Option<Key>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: Timestamp,
+    end: Timestamp,
+    from: Timestamp,
+    slot: usize,
+}
+
+#[derive(Debug)]
+struct Key {
+    /// Place in the plan's series.
+    series: u32,
+    /// By definition: what is filled in, none where it takes no readings of this key.
+    takes: Vec<Option<Functions>>,
 }
 
 #[derive(Debug, Default)]
@@ -134,19 +155,18 @@ struct Slot {
 impl Emitter {
     /// Nothing collected yet.
     pub fn new(plan: Plan) -> Self {
-        let place = |(i, w): (usize, &DueWindow)| ((w.definition, w.series, w.start), i);
+        let mut places: HashMap<(u16, u32), Vec<Place>> = HashMap::new();
+        for (slot, w) in plan.windows.iter().enumerate() {
+            let place = Place { start: w.start, end: w.end, from: w.from, slot };
+            places.entry((w.definition, w.series)).or_default().push(place);
+        }
+        places.values_mut().for_each(|of_one| of_one.sort_unstable_by_key(|p| p.start));
         let slots = plan.windows.iter().map(|w| Slot {
             samples: Vec::with_capacity(usize::try_from(w.readings).unwrap_or(0).min(4096)),
             ..Slot::default()
         });
         let named = (0..).zip(&plan.series).map(|(i, s)| ((s.namespace.clone(), s.id), i));
-        Self {
-            places: plan.windows.iter().enumerate().map(place).collect(),
-            slots: slots.collect(),
-            series: named.collect(),
-            keys: HashMap::new(),
-            plan,
-        }
+        Self { places, slots: slots.collect(), series: named.collect(), keys: HashMap::new(), plan }
     }
 
     /// Takes one row of the scan. Rows may come in any order, twice, or from outside the plan's spans; those of a series
@@ -155,31 +175,35 @@ impl Emitter {
         if row.seq > self.plan.seen.through || !has_trusted_time(row) {
             return;
         }
-        let (named, without) = (&self.series, &self.plan.without);
-        let series = *self.keys.entry(row.series).or_insert_with(|| {
-            let entry = dictionary(row.series).filter(|e| !without.contains(&e.source));
-            entry.and_then(|e| named.get(&(e.namespace.clone(), e.id)).copied())
+        let (named, plan) = (&self.series, &self.plan);
+        let key = self.keys.entry(row.series).or_insert_with(|| {
+            let entry = dictionary(row.series).filter(|e| !plan.without.contains(&e.source))?;
+            let series = named.get(&(entry.namespace.clone(), entry.id)).copied()?;
+            let functions = |d: &Definition| d.takes(&entry).then(|| d.functions(&entry.metric));
+            Some(Key { series, takes: plan.definitions.iter().map(functions).collect() })
         });
-        let Some(series) = series else { return };
+        let Some(key) = key else { return };
         let Some(value) = row.value.numeric().filter(|v| v.is_finite()) else { return };
         let believed = has_trusted_value(row.quality);
-        for (number, &(_, size)) in (0u16..).zip(&self.plan.definitions) {
-            let start = align::start_of(row.ts, size);
-            if let Some(slot) = self.places.get(&(number, series, start)).and_then(|&i| self.slots.get_mut(i))
-            {
+        for (number, _) in (0u16..).zip(&key.takes).filter(|(_, functions)| functions.is_some()) {
+            let Some(places) = self.places.get(&(number, key.series)) else { continue };
+            // The windows that hold it, then those that begin within a window's length behind it.
+            let held = places.partition_point(|p| p.end <= row.ts);
+            let later = places.partition_point(|p| p.start <= row.ts);
+            for place in places.get(held..later).unwrap_or_default() {
+                let Some(slot) = self.slots.get_mut(place.slot) else { continue };
                 slot.doubts = slot.doubts.or(row.quality);
                 if believed {
                     slot.samples.push(Sample { ts: row.ts, seq: row.seq, value });
                     slot.latest = slot.latest.max(Some((row.ts, row.seq, row.series)));
                 }
             }
-            let next = align::end_of(start, size);
-            if believed
-                && let Some(slot) =
-                    self.places.get(&(number, series, next)).and_then(|&i| self.slots.get_mut(i))
-                && slot.before.is_none_or(|(ts, seq, _)| (ts, seq) < (row.ts, row.seq))
-            {
-                slot.before = Some((row.ts, row.seq, value));
+            let behind = places.get(later..).unwrap_or_default().iter().take_while(|p| p.from <= row.ts);
+            for place in behind.filter(|_| believed) {
+                let Some(slot) = self.slots.get_mut(place.slot) else { continue };
+                if slot.before.is_none_or(|(ts, seq, _)| (ts, seq) < (row.ts, row.seq)) {
+                    slot.before = Some((row.ts, row.seq, value));
+                }
             }
         }
     }
@@ -190,7 +214,11 @@ impl Emitter {
     /// and newer ones beside, or if the decision kept what can be merged with them: a correction must never say less than
     /// what it corrects.
     pub fn finish(self, prior: &dyn Fn(&DecisionKey) -> Option<Prior>) -> Folded {
-        let Self { plan, slots, .. } = self;
+        let Self { plan, slots, keys, .. } = self;
+        let functions = |number: u16, key: u32| {
+            let takes = &keys.get(&key)?.as_ref()?.takes;
+            takes.get(usize::from(number)).copied().flatten()
+        };
         let mut passed_over = Vec::new();
         let mut emitted: BTreeMap<(Day, Namespace), (Vec<AggregateRow>, Vec<Decision>)> = BTreeMap::new();
         for (window, mut slot) in plan.windows.iter().zip(slots) {
@@ -224,6 +252,9 @@ impl Emitter {
                         late,
                         partial: partial || hollow,
                         quality: slot.doubts,
+                        functions: functions(window.definition, key_of_latest)
+                            .filter(|_| !(partial || hollow))
+                            .unwrap_or(Functions::ALL),
                     })
                     .ok_or(0),
                 Revised::PassOver { too_late } => Err(too_late),

@@ -2,8 +2,10 @@
 //!
 //! **What comes in.** Rows of the journal, after their commit and again at a restart ([`Windows::observe`]); decisions
 //! taken before ([`Windows::restore`]). Event time is a reading's own time, else the time of its receipt. A window is
-//! `[start, end)`, aligned to 1970-01-01T00:00 UTC, of one definition ([`crate::config::Window`]), and is watched per
-//! device, because a device is what has a clock and what falls silent.
+//! `[start, end)`, aligned to 1970-01-01T00:00 in UTC or in a time zone ([`align::Grid`]), of one definition
+//! ([`definition::Definition`]), and is watched per device, because a device is what has a clock and what falls silent.
+//! Windows that hop overlap; each is folded from the journal by itself. Panes, folded once and merged, wouldn't pay: of an
+//! open window nothing is held but a count, and neither percentiles nor a late reading before a pane's last can be merged.
 //!
 //! **What goes out.** [`Windows::due`] says which windows may close and which stretch of the journal to scan for
 //! them; [`emit::Emitter`] folds that scan into rows of `aggregates` and into [`decision::Decided`], which the buffer
@@ -34,9 +36,10 @@
 //! ([`Windows::freeze`]): emitted as far as it is, with its mergeable part ([`merge`]), and marked `partial`. When it
 //! closes it is emitted again, merged with what came since; if in the end all its readings are there still, it is whole.
 //!
-//! **What is deliberately absent.** A clock, a disk, hopping windows, and windows in local time.
+//! **What is deliberately absent.** A clock, a disk, and windows that end with a pause (sessions).
 
 pub mod align;
+pub mod definition;
 pub mod watermark;
 pub mod fold;
 pub mod merge;

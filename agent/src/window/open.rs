@@ -2,7 +2,7 @@
 //!
 //! Of a window only its name, a count and two seqs are held here, never a value: values are folded from the journal when
 //! the window closes. Memory grows with the windows open at once: 16 bytes a series and window, and a few hundred bytes
-//! a device.
+//! a device. Of a series more windows than the limit allows aren't opened: its readings are counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
 use super::decision::{Decided, Decision, DecisionKey, Seen};
+use super::definition::Definition;
 use super::emit::PassedOver;
 use super::needed::{Needed, Retention, merged};
 use super::plan::{DueWindow, Plan, PlanSeries};
 use super::watermark::{Closing, Progress, Standing};
-use super::{align, has_trusted_time, windowed_value};
+use super::{has_trusted_time, windowed_value};
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
 use crate::config::{MINUTE, Window};
 
@@ -42,17 +43,25 @@ impl Default for Bounds {
 /// The open windows of all devices.
 #[derive(Debug)]
 pub struct Windows {
-    definitions: Vec<Definition>,
+    definitions: Arc<[Definition]>,
+    /// By definition, readings that a window had on average in the last plan: what a window of which only the late ones
+    /// are known may hold.
+    typical: Vec<u64>,
     bounds: Bounds,
     ordinal: u32,
     devices: Vec<Device>,
     device_numbers: HashMap<(Namespace, Arc<str>), u32>,
     series: Vec<Series>,
     series_numbers: HashMap<(Namespace, SeriesId), u32>,
-    /// Dictionary key to place in `series`: what differs only in source or unit is one series.
-    keys: HashMap<u32, u32>,
+    /// By dictionary key, which series it is and what it enters: what differs only in source or unit is one series.
+    keys: HashMap<u32, Key>,
     /// Ordered by start within definition and device: windows of a device close in the order of time.
     waiting: BTreeMap<Unit, Waiting>,
+    /// How many windows of one series each that is, and may be.
+    open: usize,
+    most: usize,
+    /// Readings that entered no window because that many were open.
+    refused: u64,
     /// Windows that were frozen and aren't closed, with the seq up to which their readings were looked at.
     frozen: BTreeMap<Unit, u64>,
     through: u64,
@@ -62,14 +71,6 @@ pub struct Windows {
     too_late: u64,
     without: Arc<BTreeSet<String>>,
     holes: Option<(Timestamp, Timestamp)>,
-}
-
-#[derive(Debug)]
-struct Definition {
-    name: Arc<str>,
-    window: Window,
-    /// Readings a window had on average in the last plan: what a window of which only the late ones are known may hold.
-    typical: u64,
 }
 
 #[derive(Debug)]
@@ -85,6 +86,14 @@ struct Device {
 struct Series {
     device: u32,
     id: SeriesId,
+}
+
+#[derive(Debug)]
+struct Key {
+    /// Place in `series`.
+    series: u32,
+    /// Numbers of the definitions that take it.
+    enters: Arc<[u16]>,
 }
 
 /// One window of one device.
@@ -117,10 +126,8 @@ impl Windows {
     /// a new epoch begin anew: [`Windows::new`], [`Windows::restore`], [`Windows::observe`].
     pub fn new(definitions: &[Window], ordinal: u32) -> Self {
         Self {
-            definitions: definitions
-                .iter()
-                .map(|w| Definition { name: Arc::from(w.name.as_str()), window: w.clone(), typical: 0 })
-                .collect(),
+            definitions: Definition::all(definitions),
+            typical: vec![0; definitions.len()],
             bounds: Bounds::default(),
             ordinal,
             devices: Vec::new(),
@@ -129,6 +136,9 @@ impl Windows {
             series_numbers: HashMap::new(),
             keys: HashMap::new(),
             waiting: BTreeMap::new(),
+            open: 0,
+            most: usize::MAX,
+            refused: 0,
             frozen: BTreeMap::new(),
             through: 0,
             settled: 0,
@@ -147,6 +157,14 @@ impl Windows {
         self
     }
 
+    /// The same, where no more than `most` windows of one series each are open at once. What they would have held stays
+    /// in `readings`, and is counted; a window that is open, or opens later, holds all of its readings.
+    #[must_use]
+    pub fn at_most(mut self, most: usize) -> Self {
+        self.most = most;
+        self
+    }
+
     /// The same with other bounds on a plan.
     #[must_use]
     pub fn with_bounds(mut self, bounds: Bounds) -> Self {
@@ -156,7 +174,8 @@ impl Windows {
 
     /// Goes on with what was read anew from the journal; what was counted since the start stays counted.
     pub fn replace(&mut self, again: Self) {
-        *self = Self { too_late: self.too_late.max(again.too_late), ..again };
+        let (too_late, refused) = (self.too_late.max(again.too_late), self.refused.max(again.refused));
+        *self = Self { too_late, refused, ..again };
     }
 
     /// Takes back decisions of before a restart, in the order of their seals, before the first
@@ -192,42 +211,42 @@ impl Windows {
         dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
         now: Timestamp,
     ) {
+        let mut windows = Vec::new();
         for row in rows {
             self.through = self.through.max(row.seq);
-            let Some(series) = self.series_of(row.series, dictionary) else { continue };
+            let Some((series, enters)) = self.series_of(row.series, dictionary) else { continue };
             let Some(device_number) = self.series.get(series as usize).map(|s| s.device) else { continue };
             let Some(device) = self.devices.get_mut(device_number as usize) else { continue };
             device.progress.saw(has_trusted_time(row).then_some(row.ts), row.received_at.min(now));
             device.idle = false;
-            let entered = |e: Arc<SeriesEntry>| !self.without.contains(&e.source);
-            if windowed_value(row).is_none()
-                || (!self.without.is_empty() && !dictionary(row.series).is_some_and(entered))
-            {
+            if windowed_value(row).is_none() {
                 continue;
             }
-            let mut too_late = false;
-            for (number, definition) in self.definitions.iter().enumerate() {
-                let start = align::start_of(row.ts, definition.window.size);
-                let end = align::end_of(start, definition.window.size);
-                let standing = device.closings.get(number).map_or(Standing::Open, |c| c.standing(end));
-                let late = standing != Standing::Open;
-                if late && self.restored && row.seq <= self.settled {
-                    continue;
+            let (mut too_late, mut refused) = (false, false);
+            for &number in enters.iter() {
+                let Some(definition) = self.definitions.get(usize::from(number)) else { continue };
+                definition.grid.holding(row.ts, &mut windows);
+                let closing = device.closings.get(usize::from(number));
+                for &(start, end) in &windows {
+                    let standing = closing.map_or(Standing::Open, |c| c.standing(end));
+                    let late = standing != Standing::Open;
+                    if late && self.restored && row.seq <= self.settled {
+                        continue;
+                    }
+                    if standing == Standing::Settled {
+                        too_late = true;
+                        continue;
+                    }
+                    let unit = Unit { definition: number, device: device_number, start };
+                    match touch(&mut self.waiting, unit, late, series, row.seq, self.open < self.most) {
+                        Touch::Known => {}
+                        Touch::Opened => self.open += 1,
+                        Touch::Refused => refused = true,
+                    }
                 }
-                if standing == Standing::Settled {
-                    too_late = true;
-                    continue;
-                }
-                let unit = Unit { definition: number as u16, device: device_number, start };
-                let waiting = self.waiting.entry(unit).or_insert_with(|| Waiting {
-                    first_seq: row.seq,
-                    late,
-                    touched: Vec::new(),
-                });
-                waiting.first_seq = waiting.first_seq.min(row.seq);
-                waiting.touch(series, row.seq);
             }
             self.too_late += u64::from(too_late);
+            self.refused += u64::from(refused);
         }
     }
 
@@ -244,9 +263,14 @@ impl Windows {
         self.too_late
     }
 
+    /// Readings that entered not all of their windows since the start, because as many as may be were open.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// How many windows of one series each wait to be closed or emitted again.
     pub fn waiting(&self) -> usize {
-        self.waiting.values().map(|w| w.touched.len()).sum()
+        self.open
     }
 
     /// Which windows may close at `now` (processing time): at most as many as the bounds allow, but always all series of
@@ -268,16 +292,16 @@ impl Windows {
             let longest =
                 self.definitions.iter().map(|d| d.window.idle).max().unwrap_or(IDLE_WITHOUT_WINDOWS);
             device.idle = drained && device.progress.is_idle(now, longest);
-            for (closing, definition) in device.closings.iter_mut().zip(&self.definitions) {
+            for (closing, definition) in device.closings.iter_mut().zip(self.definitions.iter()) {
                 closing.settle(now, definition.window.correction_horizon);
             }
         }
         let (devices, definitions) = (&self.devices, &self.definitions);
         self.frozen.retain(|unit, _| {
-            let size = definitions.get(usize::from(unit.definition)).map_or(0, |d| d.window.size);
-            let closing =
-                devices.get(unit.device as usize).and_then(|d| d.closings.get(usize::from(unit.definition)));
-            closing.is_some_and(|c| c.standing(align::end_of(unit.start, size)) != Standing::Settled)
+            let number = usize::from(unit.definition);
+            let end = definitions.get(number).map(|d| d.grid.end_of(unit.start));
+            let closing = devices.get(unit.device as usize).and_then(|d| d.closings.get(number));
+            closing.zip(end).is_some_and(|(c, end)| c.standing(end) != Standing::Settled)
         });
         let mut due: Vec<(Unit, &Waiting)> = self
             .waiting
@@ -308,8 +332,8 @@ impl Windows {
         let (mut windows, mut readings) = (0usize, 0u64);
         for (unit, waiting) in &self.waiting {
             let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
-            let size = definition.window.size;
-            let needs = unit.start.plus(-size) <= to && from < align::end_of(unit.start, size);
+            let grid = &definition.grid;
+            let needs = grid.lookback(unit.start) <= to && from < grid.end_of(unit.start);
             let fresh = self.frozen.get(unit).is_none_or(|frozen| {
                 *frozen < through && waiting.touched.iter().any(|t| t.last_seq > *frozen)
             });
@@ -339,13 +363,13 @@ impl Windows {
             return false;
         };
         let window = &definition.window;
-        let end = align::end_of(unit.start, window.size);
+        let end = definition.grid.end_of(unit.start);
         device.progress.watermark(window.lateness).is_some_and(|mark| mark >= end)
             || (drained && end <= now && device.progress.is_idle(now, window.idle))
     }
 
     fn expected(&self, unit: &Unit, waiting: &Waiting, touched: &Touched) -> u64 {
-        let typical = self.definitions.get(usize::from(unit.definition)).map_or(0, |d| d.typical);
+        let typical = self.typical.get(usize::from(unit.definition)).copied().unwrap_or(0);
         u64::from(touched.readings) + if waiting.late { typical } else { 0 }
     }
 
@@ -354,9 +378,9 @@ impl Windows {
         let (mut series, mut windows, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (unit, waiting) in due {
             let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
-            let end = align::end_of(unit.start, definition.window.size);
             // What holds at the start of a window is looked for one length before it.
-            spans.push((unit.start.plus(-definition.window.size), end));
+            let (from, end) = (definition.grid.lookback(unit.start), definition.grid.end_of(unit.start));
+            spans.push((from, end));
             for touched in &waiting.touched {
                 let Some(known) = self.series.get(touched.series as usize) else { continue };
                 let Some(device) = self.devices.get(known.device as usize) else { continue };
@@ -372,6 +396,7 @@ impl Windows {
                     series: place,
                     start: unit.start,
                     end,
+                    from,
                     late: waiting.late,
                     frozen: self.frozen.contains_key(unit),
                     readings,
@@ -392,7 +417,7 @@ impl Windows {
             spans: merged(spans),
             windows,
             series,
-            definitions: self.definitions.iter().map(|d| (Arc::clone(&d.name), d.window.size)).collect(),
+            definitions: Arc::clone(&self.definitions),
             without: Arc::clone(&self.without),
             holes: self.holes,
         }
@@ -413,8 +438,8 @@ impl Windows {
             }
         }
         for (definition, (samples, windows)) in counts {
-            if let Some(definition) = self.definitions.get_mut(usize::from(definition)) {
-                definition.typical = samples.div_ceil(windows.max(1));
+            if let Some(typical) = self.typical.get_mut(usize::from(definition)) {
+                *typical = samples.div_ceil(windows.max(1));
             }
         }
         self.close(decided);
@@ -475,9 +500,8 @@ impl Windows {
         let mut stretches: BTreeMap<u64, Vec<(Timestamp, Timestamp)>> = BTreeMap::new();
         for (unit, waiting) in &self.waiting {
             let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
-            let size = definition.window.size;
             let frozen = self.frozen.get(unit).copied().filter(|_| !waiting.late).unwrap_or(0);
-            let stretch = (unit.start.plus(-size), align::end_of(unit.start, size));
+            let stretch = (definition.grid.lookback(unit.start), definition.grid.end_of(unit.start));
             stretches.entry(frozen).or_default().push(stretch);
         }
         let after = stretches.into_iter().map(|(seq, s)| (seq, Retention::of(s)));
@@ -499,14 +523,16 @@ impl Windows {
 
     /// What of the journal windows may still need.
     pub fn retention(&self) -> Retention {
-        let size = |number: usize| self.definitions.get(number).map_or(0, |d| d.window.size);
-        let open = self.waiting.keys().map(|unit| {
-            let size = size(usize::from(unit.definition));
-            (unit.start.plus(-size), align::end_of(unit.start, size))
+        let open = self.waiting.keys().filter_map(|unit| {
+            let grid = &self.definitions.get(usize::from(unit.definition))?.grid;
+            Some((grid.lookback(unit.start), grid.end_of(unit.start)))
         });
         let closed = self.devices.iter().flat_map(|device| {
-            let closings = device.closings.iter().enumerate();
-            closings.filter_map(|(n, c)| c.correctable().map(|(from, to)| (from.plus(-size(n)), to)))
+            device.closings.iter().zip(self.definitions.iter()).filter_map(|(closing, definition)| {
+                // The least of them may be only the end of what is beyond correction: windows that hop begin before it.
+                let (from, to) = closing.correctable()?;
+                Some((definition.grid.lookback(definition.grid.open_from(from)), to))
+            })
         });
         Retention::of(open.chain(closed).collect())
     }
@@ -544,12 +570,11 @@ impl Windows {
     fn complete_until(&self, number: u32, device: &Device) -> Option<Timestamp> {
         let marks = self.definitions.iter().enumerate().map(|(n, definition)| {
             let passed = device.progress.watermark(definition.window.lateness);
-            let passed = passed.map(|mark| align::start_of(mark, definition.window.size));
             let closed = device.closings.get(n).and_then(Closing::until);
             let first = Unit { definition: n as u16, device: number, start: Timestamp(i64::MIN) };
             let last = Unit { start: Timestamp(i64::MAX), ..first };
             let waiting = self.waiting.range(first..=last).next().map(|(unit, _)| unit.start);
-            let known = passed.max(closed)?;
+            let known = definition.grid.open_from(passed.max(closed)?);
             Some(waiting.map_or(known, |start| known.min(start)))
         });
         marks.collect::<Option<Vec<_>>>()?.into_iter().min()
@@ -615,6 +640,7 @@ impl Windows {
         {
             if touched.last_seq <= through {
                 waiting.touched.remove(at);
+                self.open = self.open.saturating_sub(1);
             } else {
                 // Some came after the plan was made: they are late now.
                 touched.readings = 1;
@@ -643,32 +669,63 @@ impl Windows {
         })
     }
 
-    fn series_of(&mut self, key: u32, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) -> Option<u32> {
-        if let Some(&number) = self.keys.get(&key) {
-            return Some(number);
+    /// The series of a dictionary key, and the numbers of the definitions that its readings enter.
+    fn series_of(
+        &mut self,
+        key: u32,
+        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
+    ) -> Option<(u32, Arc<[u16]>)> {
+        if let Some(known) = self.keys.get(&key) {
+            return Some((known.series, Arc::clone(&known.enters)));
         }
         let entry = dictionary(key)?;
+        let takes = |d: &Definition| !self.without.contains(&entry.source) && d.takes(&entry);
+        let enters: Arc<[u16]> =
+            (0..).zip(self.definitions.iter()).filter(|(_, d)| takes(d)).map(|(number, _)| number).collect();
         let device = self.device_of(&entry.namespace, &entry.device);
         let series = &mut self.series;
         let number = *self.series_numbers.entry((entry.namespace.clone(), entry.id)).or_insert_with(|| {
             series.push(Series { device, id: entry.id });
             (series.len() - 1) as u32
         });
-        self.keys.insert(key, number);
-        Some(number)
+        self.keys.insert(key, Key { series: number, enters: Arc::clone(&enters) });
+        Some((number, enters))
     }
 }
 
-impl Waiting {
-    fn touch(&mut self, series: u32, seq: u64) {
-        match self.touched.binary_search_by_key(&series, |t| t.series) {
-            Ok(at) => {
-                if let Some(touched) = self.touched.get_mut(at) {
-                    touched.readings = touched.readings.saturating_add(1);
-                    touched.last_seq = touched.last_seq.max(seq);
-                }
+enum Touch {
+    Known,
+    Opened,
+    Refused,
+}
+
+/// Takes note of a reading in a window of its series, which is opened only if one more `may_open`.
+fn touch(
+    waiting: &mut BTreeMap<Unit, Waiting>,
+    unit: Unit,
+    late: bool,
+    series: u32,
+    seq: u64,
+    may_open: bool,
+) -> Touch {
+    let place = |w: &Waiting| w.touched.binary_search_by_key(&series, |t| t.series);
+    if !may_open && waiting.get(&unit).is_none_or(|w| place(w).is_err()) {
+        return Touch::Refused;
+    }
+    let new = || Waiting { first_seq: seq, late, touched: Vec::new() };
+    let window = waiting.entry(unit).or_insert_with(new);
+    window.first_seq = window.first_seq.min(seq);
+    match place(window) {
+        Ok(at) => {
+            if let Some(touched) = window.touched.get_mut(at) {
+                touched.readings = touched.readings.saturating_add(1);
+                touched.last_seq = touched.last_seq.max(seq);
             }
-            Err(at) => self.touched.insert(at, Touched { series, readings: 1, last_seq: seq }),
+            Touch::Known
+        }
+        Err(at) => {
+            window.touched.insert(at, Touched { series, readings: 1, last_seq: seq });
+            Touch::Opened
         }
     }
 }

@@ -8,6 +8,7 @@ use tributary_contract::series::SeriesId;
 use tributary_contract::time::Timestamp;
 
 use super::decision::{DecisionKey, Seen};
+use super::definition::Definition;
 
 /// Windows that may close now, and where their readings lie in the journal. Owns all that folding needs.
 #[derive(Debug, Clone)]
@@ -22,8 +23,8 @@ pub struct Plan {
     pub windows: Vec<DueWindow>,
     /// Series of the windows.
     pub series: Vec<PlanSeries>,
-    /// Names and sizes of the definitions.
-    pub definitions: Vec<(Arc<str>, i64)>,
+    /// The definitions.
+    pub definitions: Arc<[Definition]>,
     /// Sources whose readings are in none of them.
     pub without: Arc<BTreeSet<String>>,
     /// The first and the last instant between which readings of open windows were shed.
@@ -41,6 +42,8 @@ pub struct DueWindow {
     pub start: Timestamp,
     /// First instant behind it.
     pub end: Timestamp,
+    /// From which instant on a reading may still hold at its start.
+    pub from: Timestamp,
     /// Whether it was closed before: then an earlier decision may be known.
     pub late: bool,
     /// Whether it was frozen before: then an earlier decision is known.
@@ -69,10 +72,10 @@ impl Plan {
     /// The name of one of its windows, as decisions have it.
     pub fn key(&self, window: &DueWindow) -> Option<DecisionKey> {
         let series = self.series.get(window.series as usize)?;
-        let (name, _) = self.definitions.get(usize::from(window.definition))?;
+        let definition = self.definitions.get(usize::from(window.definition))?;
         Some(DecisionKey {
             namespace: series.namespace.clone(),
-            window: Arc::clone(name),
+            window: Arc::clone(&definition.name),
             series: series.id,
             start: window.start,
         })

@@ -12,7 +12,8 @@ use tributary_contract::series::SeriesId;
 use tributary_contract::time::Timestamp;
 
 use super::decision::Decided;
-use super::{align, windowed_value};
+use super::definition::Definition;
+use super::windowed_value;
 use crate::buffer::row::{Row, SeriesEntry};
 use crate::config::Window;
 
@@ -20,11 +21,13 @@ use crate::config::Window;
 #[derive(Debug)]
 pub struct Represented {
     ordinal: u32,
-    definitions: Vec<(Arc<str>, i64)>,
+    definitions: Arc<[Definition]>,
     series: HashMap<(Namespace, SeriesId), u32>,
-    keys: HashMap<u32, u32>,
-    /// By definition, series and start: up to which seq of this epoch a decision has looked; none before one was found.
-    windows: HashMap<(u16, u32, Timestamp), Option<u64>>,
+    /// By dictionary key: the series, and the numbers of the definitions that take it.
+    keys: HashMap<u32, (u32, Arc<[u16]>)>,
+    /// By definition, series and start: its end, and up to which seq of this epoch a decision has looked; none before one
+    /// was found.
+    windows: HashMap<(u16, u32, Timestamp), (Timestamp, Option<u64>)>,
 }
 
 impl Represented {
@@ -32,7 +35,7 @@ impl Represented {
     pub fn new(definitions: &[Window], ordinal: u32) -> Self {
         Self {
             ordinal,
-            definitions: definitions.iter().map(|w| (Arc::from(w.name.as_str()), w.size)).collect(),
+            definitions: Definition::all(definitions),
             series: HashMap::new(),
             keys: HashMap::new(),
             windows: HashMap::new(),
@@ -46,9 +49,18 @@ impl Represented {
         }
         let next = self.series.len() as u32;
         let series = *self.series.entry((entry.namespace.clone(), entry.id)).or_insert(next);
-        self.keys.insert(row.series, series);
-        for (number, (_, size)) in (0u16..).zip(&self.definitions) {
-            self.windows.entry((number, series, align::start_of(row.ts, *size))).or_default();
+        let definitions = &self.definitions;
+        let (_, enters) = self.keys.entry(row.series).or_insert_with(|| {
+            let taking = (0u16..).zip(definitions.iter()).filter(|(_, d)| d.takes(entry));
+            (series, taking.map(|(number, _)| number).collect())
+        });
+        let mut held = Vec::new();
+        for &number in enters.iter() {
+            let Some(definition) = definitions.get(usize::from(number)) else { continue };
+            definition.grid.holding(row.ts, &mut held);
+            for &(start, end) in &held {
+                self.windows.entry((number, series, start)).or_insert((end, None));
+            }
         }
     }
 
@@ -63,10 +75,11 @@ impl Represented {
         let seen = if decided.seen.ordinal == self.ordinal { decided.seen.through } else { u64::MAX };
         for d in &decided.decisions {
             let Some(&series) = self.series.get(&(d.namespace.clone(), d.series)) else { continue };
-            let size = d.end.since(d.start);
-            let number = self.definitions.iter().position(|(name, s)| *name == d.window && *s == size);
+            let number = self.definitions.iter().position(|known| known.name == d.window);
             let Some(number) = number else { continue };
-            if let Some(known) = self.windows.get_mut(&(number as u16, series, d.start)) {
+            if let Some((_, known)) =
+                self.windows.get_mut(&(number as u16, series, d.start)).filter(|(end, _)| *end == d.end)
+            {
                 *known = Some(seen);
             }
         }
@@ -74,13 +87,18 @@ impl Represented {
 
     /// Whether an aggregate stands for the reading.
     pub fn has(&self, row: &Row) -> bool {
-        if windowed_value(row).is_none() || self.definitions.is_empty() {
+        let Some((series, enters)) = self.keys.get(&row.series) else { return false };
+        if windowed_value(row).is_none() || enters.is_empty() {
             return false;
         }
-        let Some(&series) = self.keys.get(&row.series) else { return false };
-        (0u16..).zip(&self.definitions).all(|(number, (_, size))| {
-            let window = (number, series, align::start_of(row.ts, *size));
-            self.windows.get(&window).copied().flatten().is_some_and(|through| row.seq <= through)
+        let mut held = Vec::new();
+        enters.iter().all(|&number| {
+            let Some(definition) = self.definitions.get(usize::from(number)) else { return false };
+            definition.grid.holding(row.ts, &mut held);
+            held.iter().all(|&(start, _)| {
+                let known = self.windows.get(&(number, *series, start));
+                known.is_some_and(|(_, through)| through.is_some_and(|through| row.seq <= through))
+            })
         })
     }
 }
@@ -95,7 +113,7 @@ mod tests {
     use crate::reading::Value;
 
     fn window(name: &str, size: i64) -> Window {
-        Window { name: name.into(), size, lateness: 0, idle: MINUTE, correction_horizon: 0 }
+        Window { lateness: 0, idle: MINUTE, correction_horizon: 0, ..Window::tumbling(name, size) }
     }
 
     fn entry() -> SeriesEntry {

@@ -1,5 +1,7 @@
 //! Windows as a whole: rows in, due windows out, folded, decided, restarted.
 
+mod exact;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,21 +12,17 @@ use tributary_contract::series::{SeriesId, Tags};
 use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
+use super::Decided;
+use super::align::Grid;
 use super::emit::{AggregateRow, Emission, Emitter, Folded, Priors};
 use super::open::{Bounds, Windows};
-use super::{Decided, Plan, align};
+use super::plan::Plan;
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
 use crate::config::{HOUR, MINUTE, SECOND, Window};
 use crate::reading::Value;
 
 fn minute_window() -> Window {
-    Window {
-        name: "1m".into(),
-        size: MINUTE,
-        lateness: 5 * SECOND,
-        idle: 5 * MINUTE,
-        correction_horizon: HOUR,
-    }
+    Window { lateness: 5 * SECOND, correction_horizon: HOUR, ..Window::tumbling("1m", MINUTE) }
 }
 
 /// Keys 0 to 9 are metrics of device `d0`, 10 to 19 of `d1` and so on; the hundreds say the source.
@@ -232,7 +230,7 @@ fn a_silent_device_is_closed_by_processing_time_only_when_nothing_waits_for_it()
 #[test]
 fn silence_closes_no_window_whose_end_is_still_to_come() {
     let mut hour = minute_window();
-    (hour.name, hour.size) = ("1h".into(), HOUR);
+    (hour.name, hour.size, hour.every) = ("1h".into(), HOUR, HOUR);
     let mut w = World::new(vec![hour]);
     w.append(vec![row(1, 0, 10, 1.0)], at(10));
     assert!(w.close(at(3599), true).is_empty());
@@ -348,6 +346,55 @@ fn what_differs_only_in_its_source_is_one_series() {
     w.append(vec![row(1, 0, 10, 1.0), row(2, 100, 20, 3.0), row(3, 0, 70, 0.0)], at(70));
     let rows = w.close(at(70), false);
     assert_eq!((rows.len(), rows[0].aggregate.samples, rows[0].series), (1, 2, 100));
+}
+
+#[test]
+fn a_window_holds_only_what_its_filters_let_in() {
+    let of = |name: &str| Window { name: name.into(), ..minute_window() };
+    let globs = |text: &str| vec![text.to_owned()];
+    let mut w = World::new(vec![
+        of("all"),
+        Window { sources: globs("s1"), ..of("source") },
+        Window { devices: globs("d1*"), ..of("device") },
+        Window { metrics: globs("m[0]"), ..of("nothing") },
+    ]);
+    w.append(vec![row(1, 0, 10, 1.0), row(2, 100, 20, 3.0), row(3, 10, 30, 5.0)], at(30));
+    let mut rows: Vec<_> =
+        w.close(at(500), true).iter().map(|r| (r.window.to_string(), r.aggregate.sum.unwrap())).collect();
+    rows.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let expected = [("all", 4.0), ("all", 5.0), ("device", 5.0), ("source", 3.0)];
+    assert_eq!(rows, expected.map(|(name, sum)| (name.to_owned(), sum)));
+}
+
+#[test]
+fn hopping_windows_close_one_after_the_other_each_with_all_it_overlaps() {
+    let hopping = Window { size: 3 * MINUTE, name: "3m".into(), ..minute_window() };
+    let mut w = World::new(vec![hopping]);
+    for minute in 0..5 {
+        w.append(vec![row(minute as u64 + 1, 0, minute * 60 + 30, minute as f64)], at(minute * 60 + 30));
+    }
+    let told = |rows: Vec<AggregateRow>| -> Vec<_> {
+        rows.iter().map(|r| (r.start.0 / MINUTE, r.revision, r.aggregate.sum.unwrap())).collect()
+    };
+    assert_eq!(told(w.close(at(270), false)), [(-2, 1, 0.0), (-1, 1, 1.0), (0, 1, 3.0), (1, 1, 6.0)]);
+    w.append(vec![row(6, 0, 65, 10.0)], at(271));
+    assert_eq!(told(w.close(at(271), false)), [(-1, 2, 11.0), (0, 2, 13.0), (1, 2, 16.0)]);
+    assert_eq!(w.windows.watermark(&Namespace::default(), Table::Aggregates), Some(at(120)));
+    assert_eq!(w.windows.waiting(), 3, "of the minutes 2, 3 and 4");
+}
+
+#[test]
+fn beyond_the_limit_no_window_is_opened_and_those_that_are_hold_all_of_their_readings() {
+    let mut w = World::new(vec![minute_window()]);
+    w.windows = Windows::new(&[minute_window()], 0).at_most(2);
+    w.append(vec![row(1, 0, 10, 1.0), row(2, 1, 20, 2.0), row(3, 2, 30, 3.0), row(4, 0, 40, 4.0)], at(40));
+    assert_eq!((w.windows.waiting(), w.windows.refused()), (2, 1));
+    let rows = w.close(at(400), true);
+    let samples: Vec<u64> = rows.iter().map(|r| r.aggregate.samples).collect();
+    assert_eq!((samples, w.windows.waiting()), (vec![2, 1], 0));
+    w.append(vec![row(5, 2, 31, 5.0)], at(401));
+    let rows = w.close(at(401), true);
+    assert_eq!(rows[0].aggregate.sum, Some(8.0), "with what was refused");
 }
 
 #[test]
@@ -518,14 +565,15 @@ proptest! {
         let mut small = minute_window();
         small.correction_horizon = i64::MAX;
         let mut great = small.clone();
-        (great.name, great.size) = ("10m".into(), 10 * MINUTE);
+        (great.name, great.size, great.every) = ("10m".into(), 10 * MINUTE, 10 * MINUTE);
         let definitions = [small, great];
         let (w, all) = run(steps, &definitions, true);
         let mut expected: BTreeMap<(Arc<str>, Timestamp, SeriesId), u64> = BTreeMap::new();
         for row in &all {
             for d in &definitions {
                 let id = dictionary(row.series).unwrap().id;
-                *expected.entry((d.name.as_str().into(), align::start_of(row.ts, d.size), id)).or_default() += 1;
+                let start = Grid::of(d).cell(row.ts).0;
+                *expected.entry((d.name.as_str().into(), start, id)).or_default() += 1;
             }
         }
         let got: BTreeMap<_, _> = newest(&w.emitted).into_iter().map(|(k, (_, samples))| (k, samples)).collect();

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ use tributary_contract::time::Timestamp;
 
 use super::bucket::{AgentFace, Store};
 use super::hub::{Hub, HubClock, HubFaults, Program};
-use super::script::Script;
+use super::script::{Kinds, Script};
 use super::task::{Task, Wake, give_way, poll_once, sleep};
 
 const SECOND: i64 = 1_000_000;
@@ -355,12 +356,18 @@ async fn take_in(
 }
 
 fn config(script: &Script, state_dir: &std::path::Path) -> anyhow::Result<Config> {
-    let windows = if script.windows {
-        "[[window]]\nname = \"10s\"\nsize = \"10s\"\nlateness = \"2s\"\nidle = \"20s\"\n\
-         correction_horizon = \"1d\"\n"
-    } else {
-        ""
-    };
+    let mut windows = String::new();
+    for kind in Kinds::of(script).all() {
+        let _ = writeln!(
+            windows,
+            "[[window]]\nname = \"{}\"\nsize = \"{}s\"\nevery = \"{}s\"\ntime_zone = \"{}\"\nlateness = \"2s\"\n\
+             idle = \"20s\"\ncorrection_horizon = \"1d\"",
+            kind.name,
+            kind.size / SECOND,
+            kind.every / SECOND,
+            kind.zone
+        );
+    }
     let text = format!(
         r#"
         gateway = "{GATEWAY}"
@@ -392,7 +399,12 @@ fn config(script: &Script, state_dir: &std::path::Path) -> anyhow::Result<Config
         script.kind == super::script::Kind::Resends,
         script.commit_ms,
     );
-    let facts = parse::Facts { env: &|_| None, hostname: None, serial: None };
+    let facts = parse::Facts {
+        env: &|_| None,
+        hostname: None,
+        serial: None,
+        zones: &tributary_agent::config::Zone::read,
+    };
     parse::parse(&[("agent.toml".into(), text)], &facts).map_err(|problems| {
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow!(all.join("; "))

@@ -45,6 +45,8 @@ pub struct ReadingRow {
 /// A row of `aggregates`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowRow {
+    /// Name of its definition.
+    pub name: String,
     /// Series.
     pub series: String,
     /// Begin, microseconds.
@@ -145,10 +147,11 @@ impl Tables {
     }
 
     fn aggregates(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
-        let series = Texts::of(batch, "series")?;
+        let (name, series) = (Texts::of(batch, "window_name")?, Texts::of(batch, "series")?);
         let (start, revision) = (numbers(batch, "window_start")?, numbers(batch, "revision")?);
         let samples = numbers(batch, "samples")?;
         self.windows.extend((0..batch.num_rows()).map(|row| WindowRow {
+            name: name.at(row),
             series: series.at(row),
             start: start[row],
             revision: revision[row],

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::broker::{Message, Sort};
 use super::lake::{ReadingRow, Tables};
-
-/// Length of the windows, microseconds.
-const WINDOW: i64 = 10_000_000;
+use super::script::{Kinds, WindowKind};
 
 /// What happened, as far as it decides what must be true.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +21,8 @@ pub struct Oracle {
     pub surgery: bool,
     /// Whether the wall clock was ever turned.
     pub clock_turned: bool,
-    /// Whether windows are closed.
-    pub windows: bool,
+    /// Which windows are closed.
+    pub windows: Kinds,
 }
 
 /// What the oracle counted.
@@ -66,7 +64,10 @@ impl Oracle {
             let found = rows.get(&message.number).map_or(&[][..], Vec::as_slice);
             self.judge_message(message, found, &tables.rejects)?;
         }
-        let windows = if self.windows { self.judge_windows(tables)? } else { 0 };
+        let mut windows = 0;
+        for kind in self.windows.all() {
+            windows += self.judge_windows(tables, kind)?;
+        }
         let epochs: BTreeSet<&String> = tables.readings.iter().map(|r| &r.epoch).collect();
         Ok(Counted {
             rows: tables.readings.len() as u64,
@@ -127,16 +128,19 @@ impl Oracle {
     }
 
     /// The newest revision of each window holds each reading of the table that belongs there.
-    fn judge_windows(&self, tables: &Tables) -> Result<u64, String> {
+    fn judge_windows(&self, tables: &Tables, kind: &WindowKind) -> Result<u64, String> {
         if self.surgery || self.clock_turned {
             return Ok(0);
         }
         let mut expected: BTreeMap<(&str, i64), i64> = BTreeMap::new();
         for row in tables.readings.iter().filter(|r| enters(r)) {
-            *expected.entry((&row.series, row.ts.div_euclid(WINDOW) * WINDOW)).or_default() += 1;
+            let last = row.ts.div_euclid(kind.every) * kind.every;
+            for back in 0..kind.size / kind.every {
+                *expected.entry((&row.series, last - back * kind.every)).or_default() += 1;
+            }
         }
         let mut newest: BTreeMap<(&str, i64), (i64, i64)> = BTreeMap::new();
-        for row in &tables.windows {
+        for row in tables.windows.iter().filter(|row| row.name == kind.name) {
             let entry = newest.entry((&row.series, row.start)).or_insert((row.revision, row.samples));
             *entry = (*entry).max((row.revision, row.samples));
         }
@@ -144,13 +148,16 @@ impl Oracle {
             let got = newest.get(key).map_or(0, |(_, samples)| *samples);
             if got != *samples {
                 return Err(format!(
-                    "window {} of series {}: the table has {samples} readings of it, its newest revision {got}",
-                    key.1, key.0
+                    "window {} {} of series {}: the table has {samples} readings of it, its newest revision {got}",
+                    kind.name, key.1, key.0
                 ));
             }
         }
         match newest.keys().find(|key| !expected.contains_key(*key)) {
-            Some(key) => Err(format!("window {} of series {} has no readings in the table", key.1, key.0)),
+            Some(key) => {
+                let (name, (series, start)) = (kind.name, key);
+                Err(format!("window {name} {start} of series {series} has no readings in the table"))
+            }
             None => Ok(expected.len() as u64),
         }
     }

@@ -45,6 +45,45 @@ pub struct Script {
     pub fault_rate: f64,
     /// Probabilities per step.
     pub chances: Chances,
+    /// Whether there are windows that hop besides.
+    pub hopping: bool,
+    /// Whether there are windows in a time zone besides.
+    pub zoned: bool,
+}
+
+/// One kind of windows. The offsets of its zone are whole multiples of a step, so that its windows begin as those of UTC.
+#[derive(Debug, Clone, Copy)]
+pub struct WindowKind {
+    /// Name.
+    pub name: &'static str,
+    /// Length, microseconds.
+    pub size: i64,
+    /// From one begin to the next, microseconds.
+    pub every: i64,
+    /// Time zone.
+    pub zone: &'static str,
+}
+
+const KINDS: [WindowKind; 3] = [
+    WindowKind { name: "10s", size: 10_000_000, every: 10_000_000, zone: "UTC" },
+    WindowKind { name: "30s every 10s", size: 30_000_000, every: 10_000_000, zone: "UTC" },
+    WindowKind { name: "local", size: 20_000_000, every: 20_000_000, zone: "America/St_Johns" },
+];
+
+/// Which kinds of windows there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kinds([bool; 3]);
+
+impl Kinds {
+    /// Those of the script.
+    pub fn of(script: &Script) -> Self {
+        Self([true, script.hopping, script.zoned].map(|there| there && script.windows))
+    }
+
+    /// One after the other.
+    pub fn all(self) -> impl Iterator<Item = &'static WindowKind> {
+        KINDS.iter().zip(self.0).filter(|(_, there)| *there).map(|(kind, _)| kind)
+    }
 }
 
 /// What goes wrong, each with its probability per step.
@@ -112,6 +151,8 @@ impl Script {
             max_files: dice.usize(1..6),
             fault_rate,
             chances,
+            hopping: dice.bool(),
+            zoned: dice.bool(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::hub::{Hub, Program};
 use super::lake;
 use super::oracle::Oracle;
 use super::receiver::Receiver;
-use super::script::Script;
+use super::script::{Kinds, Script};
 use super::task::finish;
 use crate::folder;
 
@@ -79,7 +79,7 @@ impl World {
             broker: Broker::new(Arc::clone(&hub), &script),
             agent: Agent::new(Arc::clone(&hub), Arc::clone(&store), &script, dir.path().to_owned()),
             receiver: Receiver::new(h, s, files.clone(), cloud, script.max_files),
-            oracle: Oracle { windows: script.windows, ..Oracle::default() },
+            oracle: Oracle { windows: Kinds::of(&script), ..Oracle::default() },
             files,
             dir,
             script,

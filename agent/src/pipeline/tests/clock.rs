@@ -155,7 +155,8 @@ impl Gateway {
             "#,
             dir.path().join("state").display()
         );
-        let facts = parse::Facts { env: &|_| None, hostname: None, serial: None };
+        let facts =
+            parse::Facts { env: &|_| None, hostname: None, serial: None, zones: &crate::config::Zone::read };
         let config = Arc::new(parse::parse(&[("agent.toml".into(), text)], &facts).unwrap());
         let mut gateway = Self {
             dir,

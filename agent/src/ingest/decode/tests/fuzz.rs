@@ -111,8 +111,15 @@ fn no_input_makes_a_decoder_panic_or_break_its_limits() {
     tried.extend(Decoder::PRESETS.map(Decoder::Preset));
     for decoder in tried {
         let mut c = config(vec![source("#", decoder)]);
-        c.limits =
-            Limits { payload: 4096, depth: 16, readings: 200, text: 100, series: 500, device_series: 100 };
+        c.limits = Limits {
+            payload: 4096,
+            depth: 16,
+            readings: 200,
+            text: 100,
+            series: 500,
+            device_series: 100,
+            open_windows: 1000,
+        };
         let mut random = fastrand::Rng::with_seed(seed);
         let (mut decoders, mut taken) = (Decoders::new(&c).unwrap(), 0u64);
         for number in 0..count {

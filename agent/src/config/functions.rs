@@ -1,0 +1,122 @@
+//! Which statistics of a window are filled in.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One statistic, by the name that the configuration has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Function {
+    /// Column `value_min`.
+    Min,
+    /// Column `value_max`.
+    Max,
+    /// Column `value_mean`.
+    Mean,
+    /// Column `value_sum`.
+    Sum,
+    /// Column `value_stddev`.
+    Stddev,
+    /// Columns `value_first` and `first_ts`.
+    First,
+    /// Columns `value_last` and `last_ts`.
+    Last,
+    /// Column `value_p50`.
+    P50,
+    /// Column `value_p95`.
+    P95,
+    /// Column `value_p99`.
+    P99,
+    /// Column `time_weighted_mean`.
+    TimeWeightedMean,
+}
+
+impl Function {
+    /// All of them, in the order of their columns.
+    pub const ALL: [Function; 11] = [
+        Function::Min,
+        Function::Max,
+        Function::Mean,
+        Function::Sum,
+        Function::Stddev,
+        Function::First,
+        Function::Last,
+        Function::P50,
+        Function::P95,
+        Function::P99,
+        Function::TimeWeightedMean,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Function::Min => "min",
+            Function::Max => "max",
+            Function::Mean => "mean",
+            Function::Sum => "sum",
+            Function::Stddev => "stddev",
+            Function::First => "first",
+            Function::Last => "last",
+            Function::P50 => "p50",
+            Function::P95 => "p95",
+            Function::P99 => "p99",
+            Function::TimeWeightedMean => "time_weighted_mean",
+        }
+    }
+
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+impl FromStr for Function {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|f| f.name() == text).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|f| f.name()).collect();
+            format!("got {text:?}, expected one of {}", known.join(", "))
+        })
+    }
+}
+
+/// A set of [`Function`]s.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Functions(u16);
+
+impl Functions {
+    /// Every one.
+    pub const ALL: Functions = Functions((1 << Function::ALL.len()) - 1);
+
+    /// Whether `function` is in the set.
+    pub const fn has(self, function: Function) -> bool {
+        self.0 & function.bit() != 0
+    }
+}
+
+impl FromIterator<Function> for Functions {
+    fn from_iter<I: IntoIterator<Item = Function>>(functions: I) -> Self {
+        Self(functions.into_iter().fold(0, |bits, f| bits | f.bit()))
+    }
+}
+
+impl fmt::Debug for Functions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(Function::ALL.iter().filter(|x| self.has(**x)).map(|x| x.name())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_function_is_read_by_its_name_and_no_other() {
+        for f in Function::ALL {
+            assert_eq!(f.name().parse(), Ok(f));
+            let alone: Functions = [f].into_iter().collect();
+            assert_eq!(Function::ALL.iter().filter(|g| alone.has(**g)).count(), 1);
+        }
+        assert_eq!(Function::ALL.into_iter().collect::<Functions>(), Functions::ALL);
+        assert!("median".parse::<Function>().unwrap_err().contains("p50"));
+    }
+}
