@@ -1,6 +1,7 @@
 //! The config files of both programs, as the demo writes them into its folder.
 
 use serde::Serialize;
+use tributary_agent::config::Zone;
 use tributary_tests::mqtt::broker::IN_FLIGHT;
 
 use crate::data::gateway_name;
@@ -16,8 +17,26 @@ pub(crate) const WAREHOUSE: &str = "s3://lake/demo/lake";
 pub(crate) const REGION: &str = "us-east-1";
 /// Namespace of all tables.
 pub(crate) const NAMESPACE: &str = "tributary";
-/// The windows the demo has; each one's size is its name.
-pub(crate) const WINDOWS: [&str; 2] = ["1m", "1h"];
+/// The windows the demo has: name, length, from one begin to the next, time zone (that of the carried data's station).
+const WINDOWS: [(&str, &str, &str, &str); 4] = [
+    ("1m", "1m", "1m", "UTC"),
+    ("1h", "1h", "1h", "UTC"),
+    ("15m every 5m", "15m", "5m", "UTC"),
+    ("local day", "1d", "1d", ZONE),
+];
+const ZONE: &str = "America/Denver";
+
+/// Whether a window can be had here: some machines know no time zones.
+fn is_possible(zone: &str) -> bool {
+    zone == "UTC" || Zone::read(zone).is_some()
+}
+
+/// Names of the windows, each as often as one of them holds the same reading.
+pub(crate) fn holding() -> Vec<&'static str> {
+    let mut names = vec!["1m", "1h", "15m every 5m", "15m every 5m", "15m every 5m"];
+    names.extend(is_possible(ZONE).then_some("local day"));
+    names
+}
 
 /// Where an agent's messages come from.
 #[derive(Clone, Debug)]
@@ -89,6 +108,8 @@ struct Buffer {
 struct Window {
     name: &'static str,
     size: &'static str,
+    every: &'static str,
+    time_zone: &'static str,
     lateness: &'static str,
     idle: &'static str,
 }
@@ -167,6 +188,9 @@ pub(crate) fn agent(
         }
     };
     let replay = matches!(origin, Origin::Replay);
+    let windows = WINDOWS.into_iter().filter(|(.., zone)| is_possible(zone));
+    let window =
+        |(name, size, every, time_zone)| Window { name, size, every, time_zone, lateness: "10s", idle: "2s" };
     let config = Agent {
         gateway: name.clone(),
         state_dir: text(&home.path(&name).join("state")),
@@ -180,7 +204,7 @@ pub(crate) fn agent(
         }],
         source: vec![source],
         buffer: Buffer { commit_interval: "200ms" },
-        window: WINDOWS.map(|name| Window { name, size: name, lateness: "10s", idle: "2s" }).into(),
+        window: windows.map(window).collect(),
         segment: Segment { max_age: "2s" },
         bucket: bucket(home, s3_endpoint),
         status: Status { listen: format!("127.0.0.1:{status}") },

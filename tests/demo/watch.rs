@@ -9,7 +9,7 @@ use futures::future::join_all;
 use tributary_tests::lake::{Newest, State, Tables, Windowed};
 use tributary_tests::mqtt::{NumberSet, Proxy};
 
-use crate::config::WINDOWS;
+use crate::config::holding;
 use crate::count::Counts;
 use crate::home::Ports;
 use crate::progress::{self, AgentCounters};
@@ -124,9 +124,10 @@ impl Watch {
                 None => 0,
             };
             let counts = Counts::compare(sent, self.acknowledged().len(), &tally, rejected);
+            let names = holding();
             let windowed = match &self.aggregates {
-                Some(state) if counts.is_accounted() => self.tables.windowed(state, &WINDOWS).await?,
-                _ => Newest::of(&WINDOWS).sum(),
+                Some(state) if counts.is_accounted() => self.tables.windowed(state, &names).await?,
+                _ => Newest::of(&names).sum(),
             };
             self.counted = Some((signature, counts, windowed, tally.numeric));
         }

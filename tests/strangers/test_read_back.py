@@ -156,6 +156,8 @@ class ReadBack(unittest.TestCase):
                 windows[name, device, metric, ts // size * size].append((ts, order, float(value)))
         newest = {}
         for row in self.aggregates.to_pylist():
+            if row["window_name"] not in WINDOWS:
+                continue
             start = micros(row["window_start"].replace(tzinfo=timezone.utc).isoformat())
             key = (row["window_name"], row["device"], row["metric"], start)
             if key not in newest or newest[key]["revision"] < row["revision"]:
@@ -236,12 +238,22 @@ class ReadBack(unittest.TestCase):
         newest = told["aggregates_newest"](polars.from_arrow(self.aggregates).lazy()).collect()
         value = polars.col("value")
         compared = 0
-        for name, size in WINDOWS.items():
+        minutes = [polars.duration(minutes=m) for m in (0, 5, 10)]
+        local = polars.col("ts").dt.replace_time_zone("UTC").dt.convert_time_zone("America/Denver").dt.truncate("1d")
+        starts = {
+            "1m": [polars.col("ts").dt.truncate("1m")],
+            "1h": [polars.col("ts").dt.truncate("1h")],
+            "15m every 5m": [polars.col("ts").dt.truncate("5m") - back for back in minutes],
+            "local day": [local.dt.convert_time_zone("UTC").dt.replace_time_zone(None)],
+        }
+        self.assertEqual(set(newest["window_name"]), set(starts))
+        for name, of_one in starts.items():
             windows = (
                 polars.from_arrow(self.readings)
                 .select("series", "ts", "seq", "value")
+                .with_columns(polars.concat_list(of_one).alias("window_start"))
+                .explode("window_start")
                 .sort("ts", "seq")
-                .with_columns(polars.col("ts").dt.truncate(f"{size}us").alias("window_start"))
                 .group_by("series", "window_start", maintain_order=True)
                 .agg(
                     polars.len().cast(polars.Int64).alias("samples"),

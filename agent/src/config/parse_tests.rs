@@ -149,7 +149,7 @@ fn windows_hop_lie_in_zones_and_choose_what_they_take_and_tell() {
     let plain = with("size = \"1h\"\ntime_zone = \"UTC\"\nfunctions = [\"mean\"]").unwrap().windows.remove(0);
     assert_eq!((plain.every, plain.zone, plain.functions.len()), (HOUR, None, 1));
     for (text, path, hint) in [
-        ("size = \"90m\"", "window[0].size", "doesn't divide a day"),
+        ("size = \"50m\"", "window[0].size", "doesn't divide a day"),
         ("size = \"5m\"\nevery = \"2m\"", "window[0].every", "whole number of steps"),
         ("size = \"1d\"\nevery = \"1m\"", "window[0].every", "1440 windows"),
         ("time_zone = \"Europe/Nowhere\"", "window[0].time_zone", "tzdata"),
