@@ -153,7 +153,7 @@ fn measure(name: &str, rows: &[Row], dictionary: &Dictionary, out: Option<&std::
 
 fn encode(number: u64, day: Day, rows: Vec<Row>, dictionary: &Dictionary) -> Result<Encoded> {
     let (gateway, epoch, number) = (GatewayId::new("gw-1")?, Epoch(0x1f2e), Number::new(number)?);
-    let mut builder = Builder::<Row>::new(day, Provenance { gateway: gateway.clone(), epoch, number })?;
+    let mut builder = Builder::<Row>::new(day, Provenance { gateway: gateway.clone(), epoch, number });
     for row in rows {
         builder.push(row, &|key| dictionary.entries.get(key as usize).cloned())?;
     }

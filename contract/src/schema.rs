@@ -1,8 +1,9 @@
 //! The columns of the six tables: name, type, Iceberg field id. The only place where a column is named.
 //!
 //! Ids are fixed for ever. Top-level columns count from 1; the key and value of `tags` follow behind the last column of
-//! version 1, which is the order in which an Iceberg catalog hands out ids to a new table. Columns added later take
-//! ids behind all of these.
+//! version 1, which is the order in which an Iceberg catalog hands out ids to a new table. Columns added later stand
+//! behind all others and take the ids behind all of these, which is what a catalog does with a column that is added; they
+//! may be null, and a segment leaves out those that it has no value for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -144,6 +145,9 @@ const AGGREGATES: &[Column] = &[
     req(28, "gateway", Text, GATEWAY),
     req(29, "buffer_epoch", Text, EPOCH),
     req(30, "segment_number", Long, NUMBER),
+    opt(33, "value_increase", Double, "By how much a counter grew, its resets taken for a start from 0."),
+    opt(34, "value_rate", Double, "That increase by the seconds of the window for which a value was known."),
+    opt(35, "value_changes", Long, "How many readings have another value than the one before."),
 ];
 
 const SERIES_COLUMNS: &[Column] = &[
@@ -231,6 +235,13 @@ impl Table {
         }
     }
 
+    /// Those of [`Table::columns`] with which the table began: version 1. All that stand behind came later.
+    pub fn first_columns(self) -> &'static [Column] {
+        let all = self.columns();
+        let last = all.iter().position(|c| c.name == "segment_number").map_or(all.len(), |at| at + 1);
+        all.split_at(last).0
+    }
+
     /// The column whose UTC day partitions the table.
     pub const fn day_column(self) -> &'static Column {
         &self.columns()[0]
@@ -296,7 +307,7 @@ mod tests {
     #[test]
     fn field_ids_are_handed_out_as_a_catalog_would() {
         for table in Table::ALL {
-            let columns = table.columns();
+            let columns = table.first_columns();
             let top: Vec<i32> = columns.iter().map(|c| c.id).collect();
             assert_eq!(top, (1..=columns.len() as i32).collect::<Vec<_>>(), "{table}");
             let mut next = columns.len() as i32;
@@ -305,6 +316,10 @@ mod tests {
                     assert_eq!((key_id, value_id), (next + 1, next + 2), "{table}");
                     next += 2;
                 }
+            }
+            for c in &table.columns()[columns.len()..] {
+                next += 1;
+                assert_eq!((c.id, c.required), (next, false), "{table}.{}: what came later", c.name);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The config files of both programs, as the demo writes them into its folder.
 
 use serde::Serialize;
-use tributary_agent::config::Zone;
+use tributary_agent::config::{Function, Zone};
 use tributary_tests::mqtt::broker::IN_FLIGHT;
 
 use crate::data::gateway_name;
@@ -25,6 +25,8 @@ const WINDOWS: [(&str, &str, &str, &str); 4] = [
     ("local day", "1d", "1d", ZONE),
 ];
 const ZONE: &str = "America/Denver";
+/// The window that has every statistic there is.
+const WHOLE: &str = "1h";
 
 /// Whether a window can be had here: some machines know no time zones.
 fn is_possible(zone: &str) -> bool {
@@ -110,6 +112,8 @@ struct Window {
     size: &'static str,
     every: &'static str,
     time_zone: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    functions: Option<Vec<&'static str>>,
     lateness: &'static str,
     idle: &'static str,
 }
@@ -189,8 +193,10 @@ pub(crate) fn agent(
     };
     let replay = matches!(origin, Origin::Replay);
     let windows = WINDOWS.into_iter().filter(|(.., zone)| is_possible(zone));
-    let window =
-        |(name, size, every, time_zone)| Window { name, size, every, time_zone, lateness: "10s", idle: "2s" };
+    let window = |(name, size, every, time_zone)| {
+        let functions = (name == WHOLE).then(|| Function::ALL.map(Function::name).to_vec());
+        Window { name, size, every, time_zone, functions, lateness: "10s", idle: "2s" }
+    };
     let config = Agent {
         gateway: name.clone(),
         state_dir: text(&home.path(&name).join("state")),

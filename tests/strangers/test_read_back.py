@@ -288,6 +288,37 @@ class ReadBack(unittest.TestCase):
             compared += both.height
         self.assertGreater(compared, 10_000)
 
+    def test_increases_rates_and_changes_follow_their_definition(self):
+        """From each reading to the next, a fall taken for a start from 0; from the last one before the window too."""
+        series = defaultdict(list)
+        for ts, device, metric, value in self.rows:
+            series[device, metric].append((ts, float(value)))
+        size, checked, resets = WINDOWS["1h"], 0, 0
+        for row in self.aggregates.to_pylist():
+            if row["window_name"] != "1h":
+                self.assertIsNone(row["value_increase"], "it wasn't chosen")
+                continue
+            start = micros(row["window_start"].replace(tzinfo=timezone.utc).isoformat())
+            points = series[row["device"], row["metric"]]
+            times = [t for t, _ in points]
+            first, behind = bisect.bisect_left(times, start), bisect.bisect_left(times, start + size)
+            carries = first > 0 and times[first - 1] >= start - size
+            values = [v for _, v in points[first - carries : behind]]
+            pairs = list(zip(values, values[1:]))
+            if not pairs:
+                self.assertEqual((row["value_increase"], row["value_changes"]), (None, None))
+                continue
+            grown = math.fsum(b - a if b >= a else max(b, 0.0) for a, b in pairs)
+            resets += sum(b < a for a, b in pairs)
+            scale = math.fsum(map(abs, values)) or 1.0
+            self.assertAlmostEqual(row["value_increase"], grown, delta=1e-9 * scale)
+            known = row["coverage"] * size / 1e6
+            self.assertAlmostEqual(row["value_rate"] * known, grown, delta=1e-9 * scale)
+            self.assertEqual(row["value_changes"], sum(a != b for a, b in pairs))
+            checked += 1
+        self.assertGreater(checked, 400)
+        self.assertGreater(resets, 400)
+
     def test_time_weighted_means_follow_their_definition(self):
         """Each value holds until the next reading of its series, or the window's end; carried over from before."""
         series = defaultdict(list)

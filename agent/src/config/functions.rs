@@ -28,11 +28,17 @@ pub enum Function {
     P99,
     /// Column `time_weighted_mean`.
     TimeWeightedMean,
+    /// Column `value_increase`; only where it is chosen.
+    Increase,
+    /// Column `value_rate`; only where it is chosen.
+    Rate,
+    /// Column `value_changes`; only where it is chosen.
+    Changes,
 }
 
 impl Function {
     /// All of them, in the order of their columns.
-    pub const ALL: [Function; 11] = [
+    pub const ALL: [Function; 14] = [
         Function::Min,
         Function::Max,
         Function::Mean,
@@ -44,6 +50,9 @@ impl Function {
         Function::P95,
         Function::P99,
         Function::TimeWeightedMean,
+        Function::Increase,
+        Function::Rate,
+        Function::Changes,
     ];
 
     /// Its name.
@@ -60,6 +69,9 @@ impl Function {
             Function::P95 => "p95",
             Function::P99 => "p99",
             Function::TimeWeightedMean => "time_weighted_mean",
+            Function::Increase => "increase",
+            Function::Rate => "rate",
+            Function::Changes => "changes",
         }
     }
 
@@ -84,12 +96,19 @@ impl FromStr for Function {
 pub struct Functions(u16);
 
 impl Functions {
-    /// Every one.
-    pub const ALL: Functions = Functions((1 << Function::ALL.len()) - 1);
+    /// Those that are filled in where nothing is chosen: they mean something for every series. The others are of use for
+    /// counters and states.
+    pub const USUAL: Functions = Functions(Function::Increase.bit() - 1);
 
     /// Whether `function` is in the set.
     pub const fn has(self, function: Function) -> bool {
         self.0 & function.bit() != 0
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub const fn or(self, other: Functions) -> Functions {
+        Functions(self.0 | other.0)
     }
 }
 
@@ -116,7 +135,10 @@ mod tests {
             let alone: Functions = [f].into_iter().collect();
             assert_eq!(Function::ALL.iter().filter(|g| alone.has(**g)).count(), 1);
         }
-        assert_eq!(Function::ALL.into_iter().collect::<Functions>(), Functions::ALL);
+        let usual = Function::ALL.into_iter().filter(|f| Functions::USUAL.has(*f));
+        assert_eq!(usual.collect::<Vec<_>>(), Function::ALL[..11]);
+        let both = Functions::USUAL.or([Function::Rate].into_iter().collect());
+        assert!(both.has(Function::Rate) && both.has(Function::Min) && !both.has(Function::Changes));
         assert!("median".parse::<Function>().unwrap_err().contains("p50"));
     }
 }

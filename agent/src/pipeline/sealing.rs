@@ -413,7 +413,7 @@ impl Sealer {
             return Err(anyhow!("no readings were picked"));
         };
         let sealing = self.begin().await?;
-        let mut builder = Builder::<Row>::new(day, self.provenance(&sealing))?;
+        let mut builder = Builder::<Row>::new(day, self.provenance(&sealing));
         for some in picked.chunks(BATCHES_AT_ONCE) {
             let part = Contents::Readings { namespace: namespace.clone(), day, picked: some.to_vec() };
             let rows = self
@@ -463,7 +463,7 @@ impl Sealer {
             return Ok(0);
         }
         let sealing = self.begin().await?;
-        let mut builder = Builder::<R>::new(day, self.provenance(&sealing))?;
+        let mut builder = Builder::<R>::new(day, self.provenance(&sealing));
         if let Some(seen) = seen {
             builder = builder.seeing(seen);
         }

@@ -128,8 +128,16 @@ pub trait TableRow: Sized {
     }
     /// Puts rows in the table's sort order; rows that are equal in it always in the same one.
     fn put_in_order(rows: &mut [Self], entries: &Entries);
-    /// All columns but the last three, in the order of the schema.
+    /// The columns of version 1 but its last three, in the order of the schema.
     fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError>;
+    /// The columns that came later, in the order of the schema.
+    fn later_columns(_rows: &[Self]) -> Vec<ArrayRef> {
+        Vec::new()
+    }
+    /// Whether any row has something to say in that one of them.
+    fn says(rows: &[Self], later: usize) -> bool {
+        Self::later_columns(rows).get(later).is_some_and(|column| column.null_count() < column.len())
+    }
 }
 
 /// Rows as a record batch with exactly the schema of their table; not sorted here.
@@ -145,6 +153,7 @@ pub fn batch<R: TableRow>(
     columns.push(same(provenance.gateway.as_str()));
     columns.push(same(&provenance.epoch.to_string()));
     columns.push(Arc::new(Int64Array::from_value(long(provenance.number.get()), rows.len())));
+    columns.extend(R::later_columns(rows));
     Ok(RecordBatch::try_new(R::TABLE.arrow_schema(), columns)?)
 }
 
@@ -212,9 +221,7 @@ impl TableRow for AggregateRow {
 
     fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
         let series = entries.all(rows.iter().map(|r| r.series))?;
-        let maybe = |function: Function, value: fn(&AggregateRow) -> Option<f64>| {
-            doubles(rows.iter().map(|r| value(r).filter(|_| r.functions.has(function))))
-        };
+        let maybe = |function, value| chosen_doubles(rows, function, value);
         let when = |function: Function, value: fn(&AggregateRow) -> Timestamp| -> ArrayRef {
             let of = |r: &AggregateRow| r.functions.has(function).then(|| value(r).0);
             Arc::new(rows.iter().map(of).collect::<TimestampMicrosecondArray>())
@@ -249,6 +256,24 @@ impl TableRow for AggregateRow {
             texts(series.iter().map(|s| &s.source)),
         ])
     }
+
+    fn later_columns(rows: &[Self]) -> Vec<ArrayRef> {
+        let changes = |r: &Self| r.aggregate.changes.filter(|_| r.functions.has(Function::Changes));
+        vec![
+            chosen_doubles(rows, Function::Increase, |r| r.aggregate.increase),
+            chosen_doubles(rows, Function::Rate, |r| r.aggregate.rate),
+            maybe_longs(rows.iter().map(changes)),
+        ]
+    }
+}
+
+/// A statistic where it is filled in.
+fn chosen_doubles(
+    rows: &[AggregateRow],
+    function: Function,
+    of: fn(&AggregateRow) -> Option<f64>,
+) -> ArrayRef {
+    doubles(rows.iter().map(|r| of(r).filter(|_| r.functions.has(function))))
 }
 
 impl TableRow for SeriesEntry {

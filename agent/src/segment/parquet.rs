@@ -1,6 +1,7 @@
 //! Rows and manifest to the bytes of a segment, row group by row group; the same rows give the same bytes.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -8,6 +9,7 @@ use ::parquet::file::metadata::KeyValue;
 use sha2::{Digest as _, Sha256};
 use tributary_contract::digest::Digest;
 use tributary_contract::manifest::{MANIFEST_KEY, Manifest};
+use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::columns::{EncodeError, Entries, Lookup, Provenance, TableRow, batch};
@@ -50,29 +52,43 @@ pub struct Builder<R: TableRow> {
     provenance: Provenance,
     entries: Entries,
     group: Vec<R>,
-    writer: ArrowWriter<Hashed>,
+    /// From the first row group on, for only that says which columns there are.
+    writer: Option<Writer>,
     facts: Option<Facts>,
     seen: Option<Seen>,
 }
 
-impl<R: TableRow> Builder<R> {
-    /// An empty segment of `R`'s table and `day`.
-    pub fn new(day: Day, provenance: Provenance) -> Result<Self, EncodeError> {
+#[derive(Debug)]
+struct Writer {
+    /// Places of the columns that are written, among those of the table.
+    columns: Vec<usize>,
+    to: ArrowWriter<Hashed>,
+}
+
+impl Writer {
+    fn new(table: Table, columns: Vec<usize>) -> Result<Self, EncodeError> {
         let options = ArrowWriterOptions::new()
-            .with_properties(properties(R::TABLE)?)
+            .with_properties(properties(table)?)
             // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
             .with_skip_arrow_metadata(true)
             .with_schema_root("table".to_owned());
-        let writer = ArrowWriter::try_new_with_options(Hashed::default(), R::TABLE.arrow_schema(), options)?;
-        Ok(Self {
+        let schema = Arc::new(table.arrow_schema().project(&columns)?);
+        Ok(Self { columns, to: ArrowWriter::try_new_with_options(Hashed::default(), schema, options)? })
+    }
+}
+
+impl<R: TableRow> Builder<R> {
+    /// An empty segment of `R`'s table and `day`.
+    pub fn new(day: Day, provenance: Provenance) -> Self {
+        Self {
             day,
             provenance,
             entries: Entries::default(),
             group: Vec::new(),
-            writer,
+            writer: None,
             facts: None,
             seen: None,
-        })
+        }
     }
 
     /// Takes one row; they may come in any order. A row of another day, or of a series that isn't in the dictionary, is
@@ -95,7 +111,7 @@ impl<R: TableRow> Builder<R> {
         }
         self.group.push(row);
         if self.group.len() >= ROW_GROUP {
-            self.write_group()?;
+            self.write_group(false)?;
         }
         Ok(())
     }
@@ -107,7 +123,7 @@ impl<R: TableRow> Builder<R> {
 
     /// About how many bytes the file has so far. What isn't compressed yet is reckoned as dense as what is.
     pub fn estimated_bytes(&self) -> u64 {
-        let written = self.writer.bytes_written() as u64;
+        let written = self.writer.as_ref().map_or(0, |w| w.to.bytes_written() as u64);
         let held = self.group.len() as u64;
         let compressed = self.facts.map_or(0, |f| f.rows).saturating_sub(held);
         // Eight bytes a row before anything is known: above what most readings take.
@@ -119,26 +135,39 @@ impl<R: TableRow> Builder<R> {
     pub fn finish(mut self, manifest: &Manifest) -> Result<Encoded, EncodeError> {
         let facts = self.facts.ok_or(EncodeError::Empty)?;
         agrees::<R>(manifest, &facts, self.day, &self.provenance)?;
-        self.write_group()?;
+        self.write_group(true)?;
+        let Some(Writer { to: mut writer, .. }) = self.writer else { return Err(EncodeError::Empty) };
         if R::TABLE == AggregateRow::TABLE {
             let seen = self.seen.ok_or(EncodeError::NothingSeen)?;
             // Plain numbers: nothing in it can fail to be JSON.
             let json = serde_json::to_string(&seen).unwrap_or_default();
-            self.writer.append_key_value_metadata(KeyValue::new(SEEN_KEY.to_owned(), json));
+            writer.append_key_value_metadata(KeyValue::new(SEEN_KEY.to_owned(), json));
         }
-        self.writer.append_key_value_metadata(KeyValue::new(MANIFEST_KEY.to_owned(), manifest.to_json()));
-        let Hashed { bytes, hash } = self.writer.into_inner()?;
+        writer.append_key_value_metadata(KeyValue::new(MANIFEST_KEY.to_owned(), manifest.to_json()));
+        let Hashed { bytes, hash } = writer.into_inner()?;
         Ok(Encoded { bytes, digest: Digest(hash.finalize().into()), facts })
     }
 
-    /// Sorts and writes what is held as one row group.
-    fn write_group(&mut self) -> Result<(), EncodeError> {
+    /// Sorts and writes what is held as one row group. Of the columns that came later than version 1 those are left out
+    /// that nothing stands in, unless more groups follow, in which it may: a receiver of the version before has no name
+    /// for them.
+    fn write_group(&mut self, last: bool) -> Result<(), EncodeError> {
         R::put_in_order(&mut self.group, &self.entries);
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => {
+                let later = R::TABLE.first_columns().len();
+                let wanted = |at: &usize| *at < later || !last || R::says(&self.group, at - later);
+                let columns = (0..R::TABLE.columns().len()).filter(wanted).collect();
+                none.insert(Writer::new(R::TABLE, columns)?)
+            }
+        };
         for rows in self.group.chunks(BATCH) {
-            self.writer.write(&batch(rows, &self.entries, &self.provenance)?)?;
+            let whole = batch(rows, &self.entries, &self.provenance)?;
+            writer.to.write(&whole.project(&writer.columns)?)?;
         }
         self.group.clear();
-        self.writer.flush()?;
+        writer.to.flush()?;
         Ok(())
     }
 }

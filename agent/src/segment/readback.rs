@@ -14,6 +14,7 @@ use arrow::array::{
     Array, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
+use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use tributary_contract::digest::Digest;
@@ -112,7 +113,7 @@ fn decode(bytes: Bytes) -> Result<Readback, ReadbackError> {
     };
     let manifest = Manifest::from_json(text(MANIFEST_KEY)?)?;
     let table = manifest.table;
-    if **builder.schema() != *table.arrow_schema() {
+    if !are_columns_of(table, builder.schema()) {
         return Err(ReadbackError::Schema(table));
     }
     let counted: i64 = footer.row_groups().iter().map(|g| g.num_rows().max(0)).fold(0, i64::saturating_add);
@@ -144,6 +145,15 @@ fn decode(bytes: Bytes) -> Result<Readback, ReadbackError> {
     }
     bounds.check(&manifest, &collected)?;
     Ok(Readback { manifest, digest, contents: collected })
+}
+
+/// Whether these are the table's first columns, and of those that came later some, in their order.
+fn are_columns_of(table: Table, found: &Schema) -> bool {
+    let all = table.arrow_schema();
+    let (first, later) = all.fields().split_at(table.first_columns().len());
+    let Some((found_first, found_later)) = found.fields().split_at_checked(first.len()) else { return false };
+    let mut later = later.iter();
+    found_first == first && found_later.iter().all(|f| later.any(|l| l == f))
 }
 
 /// The columns that tell what a row is, beside the day column and where it came from.
@@ -351,6 +361,9 @@ impl<'b> Parts<'b> {
             p99: None,
             time_weighted_mean,
             coverage: coverage.unwrap_or_default(),
+            increase: None,
+            rate: None,
+            changes: None,
         })
     }
 }

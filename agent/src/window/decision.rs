@@ -89,7 +89,7 @@ pub struct DecisionKey {
 }
 
 /// What is asked of an earlier decision on the same window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Prior {
     /// Ordinal of the epoch that took it.
     pub ordinal: u32,
@@ -142,7 +142,7 @@ impl Decided {
     pub fn priors(&self) -> impl Iterator<Item = (DecisionKey, Prior)> + '_ {
         self.decisions.iter().map(|d| {
             let Seen { ordinal, through, .. } = self.seen;
-            let (revision, end, samples, late, part) = (d.revision, d.end, d.samples, d.late, d.part);
+            let (revision, end, samples, late, part) = (d.revision, d.end, d.samples, d.late, d.part.clone());
             (d.key(), Prior { ordinal, revision, end, samples, late, through, part })
         })
     }
@@ -439,7 +439,7 @@ mod tests {
                           samples in any::<u64>(), late in any::<u64>(),
                           part in prop::option::of(crate::window::merge::tests::any_part())) -> Decision {
             // A part's own number of readings is the decision's.
-            let samples = part.map_or(samples, |p| p.samples());
+            let samples = part.as_ref().map_or(samples, |p: &Part| p.samples());
             Decision { namespace: Namespace::new(ns).unwrap(), window: window.into(), device: device.into(),
                        series: SeriesId(series), start: Timestamp(start), end: Timestamp(start + size),
                        revision, samples, late, part }

@@ -35,7 +35,7 @@ impl Definition {
     /// Which statistics of that metric are filled in.
     pub fn functions(&self, metric: &str) -> Functions {
         let matching = self.window.functions.iter().filter(|(g, _)| glob(g, metric));
-        matching.max_by_key(|(g, _)| g.len()).map_or(Functions::ALL, |(_, functions)| *functions)
+        matching.max_by_key(|(g, _)| g.len()).map_or(Functions::USUAL, |(_, functions)| *functions)
     }
 }
 
@@ -85,6 +85,6 @@ mod tests {
         let functions = vec![("*".to_owned(), few), ("door*".to_owned(), one)];
         let d = &Definition::all(&[Window { functions, ..Window::tumbling("w", MINUTE) }])[0];
         assert_eq!((d.functions("temp"), d.functions("door_3")), (few, one));
-        assert_eq!(Definition::all(&[Window::tumbling("w", MINUTE)])[0].functions("temp"), Functions::ALL);
+        assert_eq!(Definition::all(&[Window::tumbling("w", MINUTE)])[0].functions("temp"), Functions::USUAL);
     }
 }

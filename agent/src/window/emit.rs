@@ -46,7 +46,8 @@ pub struct AggregateRow {
     pub partial: bool,
     /// Doubts of its readings, those left out for their value included.
     pub quality: Quality,
-    /// Which statistics are filled in; all, where the row is partial, for a correction goes on from them.
+    /// Which statistics are filled in; where the row is partial all the usual ones too, for a correction goes on from
+    /// them.
     pub functions: Functions,
 }
 
@@ -100,16 +101,15 @@ impl Priors {
     /// Takes what the plan wants out of one set; sets may come in any order.
     pub fn take(&mut self, decided: &Decided) {
         for (key, prior) in decided.priors().filter(|(key, _)| self.wanted.contains(key)) {
-            let known = self.found.entry(key).or_insert(prior);
-            if prior.revision > known.revision {
-                *known = prior;
+            if self.found.get(&key).is_none_or(|known| prior.revision > known.revision) {
+                self.found.insert(key, prior);
             }
         }
     }
 
     /// The newest decision found on that window.
     pub fn get(&self, key: &DecisionKey) -> Option<Prior> {
-        self.found.get(key).copied()
+        self.found.get(key).cloned()
     }
 }
 
@@ -252,9 +252,10 @@ impl Emitter {
                         late,
                         partial: partial || hollow,
                         quality: slot.doubts,
-                        functions: functions(window.definition, key_of_latest)
-                            .filter(|_| !(partial || hollow))
-                            .unwrap_or(Functions::ALL),
+                        functions: match functions(window.definition, key_of_latest) {
+                            Some(chosen) if !(partial || hollow) => chosen,
+                            chosen => chosen.map_or(Functions::USUAL, |f| f.or(Functions::USUAL)),
+                        },
                     })
                     .ok_or(0),
                 Revised::PassOver { too_late } => Err(too_late),

@@ -15,6 +15,12 @@
 //!   last by seq holds.
 //!   A late reading corrects its own window only, not what it would have carried over into the next.
 //! - `coverage`: the share of the window for which a value was known in this sense: 1 with a value carried over.
+//! - `increase`: by how much a counter grew from each reading to the next, from the one carried over to the first too; a
+//!   counter that shows less than before began again at 0, so what it shows is what it grew by. As Prometheus has it,
+//!   without extrapolation: the increases of windows that follow one another add up.
+//! - `rate`: that increase by the seconds for which a value was known (`coverage`).
+//! - `changes`: how many readings have another value than the one before, the one carried over included.
+//!   These three are none where there is nothing before the only reading.
 //!
 //! A statistic that doesn't fit a double (sums of values near 1e308) is none rather than infinite.
 
@@ -64,6 +70,12 @@ pub struct Aggregate {
     pub time_weighted_mean: Option<f64>,
     /// Share of the window, 0 to 1, for which a value was known.
     pub coverage: f64,
+    /// By how much a counter grew; of a window some of whose readings are gone neither this nor the other two are known.
+    pub increase: Option<f64>,
+    /// The same by the second.
+    pub rate: Option<f64>,
+    /// How often the value changed.
+    pub changes: Option<u64>,
 }
 
 /// Sorts into the order in which readings are folded, and drops what stands twice in the list (one seq is one reading).
@@ -87,6 +99,13 @@ pub fn fold(samples: &[Sample], carried: Option<f64>, start: Timestamp, end: Tim
     };
     let (time_weighted_mean, coverage) = time_weighted(samples, carried, start, end);
     let (low, high) = carried.map_or((min, max), |c| (min.min(c), max.max(c)));
+    let increase = steps(samples, carried).next().and_then(|_| {
+        let grown = steps(samples, carried)
+            .map(|(before, value)| if value >= before { value - before } else { value.max(0.0) });
+        Some(sum_of(grown)).filter(|i| i.is_finite())
+    });
+    let known = coverage * (end.since(start).max(1) as f64 / 1e6);
+    let changed = steps(samples, carried).filter(|(before, value)| before != value).count();
     Some(Aggregate {
         samples: samples.len() as u64,
         min,
@@ -104,7 +123,17 @@ pub fn fold(samples: &[Sample], carried: Option<f64>, start: Timestamp, end: Tim
         p99: Some(percentile(&sorted, 0.99)),
         time_weighted_mean: Some(time_weighted_mean.clamp(low, high)),
         coverage,
+        increase,
+        rate: increase.map(|grown| grown / known).filter(|r| r.is_finite()),
+        changes: steps(samples, carried).next().map(|_| changed as u64),
     })
+}
+
+/// Each value with the one before it.
+fn steps(samples: &[Sample], carried: Option<f64>) -> impl Iterator<Item = (f64, f64)> {
+    let values = || samples.iter().map(|s| s.value);
+    let before = carried.into_iter().chain(values());
+    before.zip(values().skip(usize::from(carried.is_none())))
 }
 
 pub(super) fn sum_of(values: impl Iterator<Item = f64>) -> f64 {
@@ -218,6 +247,37 @@ mod tests {
     }
 
     #[test]
+    fn a_counter_grows_over_its_resets_and_over_the_border_of_its_window() {
+        let counter = [8.0, 10.0, 10.0, 3.0, 4.5];
+        let all: Vec<_> = (0..)
+            .zip(counter)
+            .map(|(seq, value)| Sample { ts: Timestamp(seq as i64 * 6 * SECOND), seq, value })
+            .collect();
+        let a = fold(&all, None, START, END).unwrap();
+        assert_eq!((a.increase, a.rate, a.changes), (Some(2.0 + 3.0 + 1.5), Some(6.5 / 60.0), Some(3)));
+        let a = fold(&all, Some(7.0), START, END).unwrap();
+        assert_eq!(
+            (a.increase, a.changes),
+            (Some(7.5), Some(4)),
+            "what is carried over is the first step's foot"
+        );
+        // Half of the window: its second half is the time in which a value was known.
+        let late = [
+            Sample { ts: Timestamp(30 * SECOND), seq: 1, value: 1.0 },
+            Sample { ts: Timestamp(40 * SECOND), seq: 2, value: 4.0 },
+        ];
+        assert_eq!(fold(&late, None, START, END).unwrap().rate, Some(0.1));
+        let alone = fold(&late[..1], None, START, END).unwrap();
+        assert_eq!((alone.increase, alone.rate, alone.changes), (None, None, None));
+        let carried = fold(&late[..1], Some(1.0), START, END).unwrap();
+        assert_eq!((carried.increase, carried.rate, carried.changes), (Some(0.0), Some(0.0), Some(0)));
+        let big = [f64::MIN, f64::MAX, 0.0, f64::MAX];
+        let big: Vec<_> = (0..).zip(big).map(|(seq, value)| Sample { ts: START, seq, value }).collect();
+        let a = fold(&big, None, START, END).unwrap();
+        assert_eq!((a.increase, a.rate, a.changes), (None, None, Some(3)), "beyond a double");
+    }
+
+    #[test]
     fn one_reading_has_no_deviation_and_no_reading_no_aggregate() {
         let one = [Sample { ts: Timestamp(15 * SECOND), seq: 1, value: 2.5 }];
         let a = fold(&one, None, START, END).unwrap();
@@ -313,6 +373,11 @@ mod tests {
             }
             prop_assert!((a.time_weighted_mean.unwrap() - held / known).abs() < 1e-6);
             prop_assert!((a.coverage - known / MINUTE as f64).abs() < 1e-12);
+            // Windows that follow one another: what both grew by is what the whole grew by.
+            let cut = all.len() / 2;
+            let parts = [(&all[..cut], carried), (&all[cut..], cut.checked_sub(1).map(|i| all[i].value).or(carried))];
+            let grown: f64 = parts.iter().filter_map(|(part, before)| fold(part, *before, START, END)?.increase).sum();
+            prop_assert!((a.increase.unwrap_or(0.0) - grown).abs() < 1e-6);
         }
     }
 

@@ -2,23 +2,24 @@
 //!
 //! Count, least, greatest, first and last merge exactly; the sum is compensated on; variances by Chan, Golub and LeVeque
 //! (1979). The time-weighted mean goes on as long as no reading comes before one that is gone. Percentiles can't be
-//! merged: of a merged window they aren't known.
+//! merged, nor what counts steps from one reading to the next: of a merged window they aren't known.
 
 use tributary_contract::time::Timestamp;
 
 use super::fold::{Aggregate, Sample, squares, sum_of};
 
-/// What is kept of a window: its statistics without the percentiles.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part(Aggregate);
+/// What is kept of a window: its statistics without percentiles and steps. Boxed: most decisions have none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part(Box<Aggregate>);
 
 impl Part {
     /// Bytes of its stored form.
     pub const BYTES: usize = 1 + 11 * 8;
 
     /// The part of `aggregate` that can be merged.
-    pub const fn of(aggregate: &Aggregate) -> Self {
-        Self(Aggregate { p50: None, p95: None, p99: None, ..*aggregate })
+    pub fn of(aggregate: &Aggregate) -> Self {
+        let unknown = Aggregate { p50: None, p95: None, p99: None, ..*aggregate };
+        Self(Box::new(Aggregate { increase: None, rate: None, changes: None, ..unknown }))
     }
 
     /// Its stored form: which of the optional numbers there are (a bit each), then all in 8 bytes, little-endian.
@@ -44,7 +45,7 @@ impl Part {
         let [min, max, first, last, coverage, a, b, c, d, from, to] = words.try_into().ok()?;
         let number = |word| Some(f64::from_le_bytes(word)).filter(|n| n.is_finite());
         let optional = |i: u8, word| if bits >> i & 1 == 1 { number(word).map(Some) } else { Some(None) };
-        Some(Self(Aggregate {
+        Some(Self(Box::new(Aggregate {
             samples,
             min: number(min)?,
             max: number(max)?,
@@ -60,7 +61,10 @@ impl Part {
             p99: None,
             time_weighted_mean: optional(3, d)?,
             coverage: number(coverage)?,
-        }))
+            increase: None,
+            rate: None,
+            changes: None,
+        })))
     }
 }
 
@@ -68,7 +72,7 @@ impl Part {
 /// seqs than those of the part.
 pub fn merge(part: &Part, more: &[Sample], start: Timestamp, end: Timestamp) -> Aggregate {
     let Part(part) = part;
-    let (Some(first), Some(last)) = (more.first(), more.last()) else { return *part };
+    let (Some(first), Some(last)) = (more.first(), more.last()) else { return **part };
     let (n1, n2) = (part.samples as f64, more.len() as f64);
     let min = more.iter().fold(part.min, |least, s| least.min(s.value));
     let max = more.iter().fold(part.max, |greatest, s| greatest.max(s.value));
@@ -88,7 +92,7 @@ pub fn merge(part: &Part, more: &[Sample], start: Timestamp, end: Timestamp) -> 
     let stddev = squares.map(|s| (s.max(0.0) / (n1 + n2 - 1.0)).sqrt()).filter(|d| d.is_finite());
     let (time_weighted_mean, coverage) = time_weighted(part, more, start, end);
     let samples = part.samples.saturating_add(more.len() as u64);
-    let mut all = Aggregate { samples, min, max, mean, sum, stddev, time_weighted_mean, coverage, ..*part };
+    let mut all = Aggregate { samples, min, max, mean, sum, stddev, time_weighted_mean, coverage, ..**part };
     if first.ts < part.first_ts {
         (all.first, all.first_ts) = (first.value, first.ts);
     }
@@ -124,7 +128,7 @@ pub(super) mod tests {
     use crate::window::fold::{fold, put_in_order};
 
     impl Part {
-        pub(in crate::window) const fn samples(&self) -> u64 {
+        pub(in crate::window) fn samples(&self) -> u64 {
             self.0.samples
         }
     }
@@ -138,7 +142,7 @@ pub(super) mod tests {
             let [mean, sum, stddev, time_weighted_mean] = optional;
             Part::of(&Aggregate { samples, min, max, mean, sum, stddev, first, last, first_ts: Timestamp(times.0),
                                   last_ts: Timestamp(times.1), p50: None, p95: None, p99: None,
-                                  time_weighted_mean, coverage })
+                                  time_weighted_mean, coverage, increase: None, rate: None, changes: None })
         }
     }
 
@@ -174,7 +178,7 @@ pub(super) mod tests {
             let mut bytes = Vec::new();
             part.put(&mut bytes);
             prop_assert_eq!(bytes.len(), Part::BYTES);
-            prop_assert_eq!(Part::read(&bytes, part.0.samples), Some(part));
+            prop_assert_eq!(Part::read(&bytes, part.0.samples), Some(part.clone()));
             let (merged, whole) = (merge(&part, &after, START, END), fold(&all, carried, START, END).unwrap());
             prop_assert_eq!((merged.samples, merged.min, merged.max), (whole.samples, whole.min, whole.max));
             prop_assert_eq!((merged.first_ts, merged.last_ts), (whole.first_ts, whole.last_ts));

@@ -23,6 +23,7 @@ use iceberg::io::{
     S3_DISABLE_EC2_METADATA, S3_ENDPOINT, S3_PATH_STYLE_ACCESS, S3_REGION, S3_SECRET_ACCESS_KEY,
     S3_SESSION_TOKEN,
 };
+use iceberg::transaction::{ApplyTransactionAction, Transaction};
 use iceberg::{Catalog, ErrorKind, NamespaceIdent, TableIdent};
 use iceberg_storage_opendal::OpenDalStorageFactory;
 use tributary_contract::id::Namespace;
@@ -42,6 +43,11 @@ pub use commit::{CommitError, Committed, LedgerView, NewFile, StopReason, Verdic
 pub use holdings::{Held, Holdings, OwnGapRow};
 pub use look::{Lineage, Look, TableFacts};
 pub use sqlite::{CATALOG_NAME, SqliteCatalog};
+
+use pinned::Pinned;
+
+/// How often columns are tried to be added while others commit.
+const GROW_ATTEMPTS: usize = 8;
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -154,8 +160,44 @@ impl Lake {
             other => other,
         };
         let loaded = loaded.with_context(|| format!("table {ident}"))?;
+        let loaded = self.grown(loaded, table, ledger_id).await?;
         let facts = TableFacts::read(namespace.clone(), table, loaded.metadata())?;
         Ok(Look::new(facts, loaded))
+    }
+
+    /// The table with the columns that came to the contract after it was made. Only the ledger that owns it adds them.
+    async fn grown(
+        &self,
+        mut loaded: iceberg::table::Table,
+        table: Table,
+        ledger_id: &str,
+    ) -> anyhow::Result<iceberg::table::Table> {
+        let ident = loaded.identifier().clone();
+        for attempt in 0.. {
+            let metadata = loaded.metadata();
+            if metadata.properties().get(schema::LEDGER_PROPERTY).map(String::as_str) != Some(ledger_id) {
+                break;
+            }
+            let missing = schema::missing(table, metadata.current_schema(), metadata.last_column_id())?;
+            if missing.is_empty() {
+                break;
+            }
+            let transaction = Transaction::new(&loaded);
+            let update = missing.iter().fold(transaction.update_schema(), |update, column| {
+                update.add_column(schema::addition(column))
+            });
+            // Pinned: numbered anew on another's state, the columns would get other ids than the files have.
+            let pinned = Pinned::new(loaded.clone(), Arc::clone(&self.catalog));
+            let outcome = update.apply(transaction)?.commit(&pinned).await;
+            // Whatever it was: what is there now says whether it landed, here or with another.
+            loaded = self.catalog.load_table(&ident).await.with_context(|| format!("table {ident}"))?;
+            if let Err(e) = outcome
+                && attempt >= GROW_ATTEMPTS
+            {
+                return Err(e).with_context(|| format!("table {ident}: its new columns could not be added"));
+            }
+        }
+        Ok(loaded)
     }
 
     /// The facts of all tables of the contract, in the order of their names. Tables of other writers are left out.

@@ -109,6 +109,7 @@ fn judge(row: &AggregateRow, readings: &[&Row], before: &[&Row]) -> Result<(), S
     }
     // A late reading corrects its own window, not what it carries over into the next: any one that was known then may
     // have been the last before.
+    let in_order: Vec<f64> = readings.iter().map(value).collect();
     let length = row.end.since(row.start) as f64;
     let carried = before.iter().map(|r| Some(value(r))).chain([None]);
     let held = |carried: Option<f64>| {
@@ -122,16 +123,36 @@ fn judge(row: &AggregateRow, readings: &[&Row], before: &[&Row]) -> Result<(), S
         }
         (area / known, known / length)
     };
+    let steps = |carried: Option<f64>| {
+        let with_foot: Vec<f64> = carried.into_iter().chain(in_order.iter().copied()).collect();
+        let (mut grown, mut changes) = (0.0, 0);
+        for pair in with_foot.windows(2) {
+            grown += if pair[1] < pair[0] { pair[1].max(0.0) } else { pair[1] - pair[0] };
+            changes += u64::from(pair[0] != pair[1]);
+        }
+        (with_foot.len() > 1).then_some((grown, changes))
+    };
     let fits = |carried: Option<f64>| {
         let ((mean, share), scale) = (held(carried), size + carried.unwrap_or(0.0).abs());
-        near(a.time_weighted_mean.unwrap(), mean, scale) && near(a.coverage, share, 1.0)
+        let stepped = match (steps(carried), a.increase.zip(a.rate).zip(a.changes)) {
+            (None, None) => true,
+            (Some((grown, changes)), Some(((increase, rate), changed))) => {
+                let seconds = share * length / 1e6;
+                near(increase, grown, scale) && near(rate * seconds, grown, scale) && changes == changed
+            }
+            _ => false,
+        };
+        stepped && near(a.time_weighted_mean.unwrap(), mean, scale) && near(a.coverage, share, 1.0)
     };
-    if carried.clone().any(fits) { Ok(()) } else { wrong("time-weighted mean") }
+    if carried.clone().any(fits) { Ok(()) } else { wrong("time-weighted mean, increase or changes") }
 }
+
+/// Which window: its definition, its series, its start.
+type Name = (Arc<str>, SeriesId, Timestamp);
 
 /// The newest revisions against all readings that enter windows.
 fn compare(emitted: &[AggregateRow], all: &[Row]) -> Result<(), String> {
-    let mut newest: BTreeMap<(Arc<str>, SeriesId, Timestamp), &AggregateRow> = BTreeMap::new();
+    let mut newest: BTreeMap<Name, &AggregateRow> = BTreeMap::new();
     for row in emitted {
         let id = dictionary(row.series).unwrap().id;
         let known = newest.entry((row.window.clone(), id, row.start)).or_insert(row);
@@ -139,7 +160,7 @@ fn compare(emitted: &[AggregateRow], all: &[Row]) -> Result<(), String> {
             *known = row;
         }
     }
-    let mut expected: BTreeMap<(Arc<str>, SeriesId, Timestamp), (Timestamp, Vec<&Row>)> = BTreeMap::new();
+    let mut expected: BTreeMap<Name, (Timestamp, Vec<&Row>)> = BTreeMap::new();
     let mut of_series: BTreeMap<SeriesId, Vec<&Row>> = BTreeMap::new();
     for row in all.iter().filter(|r| !r.quality.has(Doubt::Future) && !r.quality.has(Doubt::ClockUnsynced)) {
         let id = dictionary(row.series).unwrap().id;
