@@ -23,6 +23,8 @@ use tributary_contract::key::Prefix;
 use tributary_contract::series::Tags;
 use tributary_contract::time::DAY_MICROS;
 
+use crate::window::announce::TopicPattern;
+
 /// Microseconds in a second.
 pub const SECOND: i64 = 1_000_000;
 /// Microseconds in a minute.
@@ -207,6 +209,8 @@ pub struct Window {
     pub metrics: Vec<String>,
     /// By glob of metrics, which statistics are filled in; the longest glob that matches decides, all where none does.
     pub functions: Vec<(String, Functions)>,
+    /// Topic on which its windows are told as soon as they are closed; none for not at all.
+    pub publish: Option<TopicPattern>,
     /// How long behind the newest event time of its device a reading still counts as in time, microseconds.
     pub lateness: i64,
     /// A device silent for this long (processing time) has its windows closed, microseconds.
@@ -227,6 +231,7 @@ impl Window {
             devices: Vec::new(),
             metrics: Vec::new(),
             functions: Vec::new(),
+            publish: None,
             lateness: 10 * SECOND,
             idle: 5 * MINUTE,
             correction_horizon: DAY_MICROS,

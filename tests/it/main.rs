@@ -23,6 +23,7 @@ mod commands;
 mod tools;
 mod decoders;
 mod sparkplug;
+mod edge;
 mod deleted;
 mod buffers;
 mod clock;

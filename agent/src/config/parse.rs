@@ -15,6 +15,7 @@ use super::{
     Broker, Bucket, Buffer, Config, Credentials, Function, Functions, HOUR, Limits, MINUTE, MqttVersion,
     PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, Upload, Window, Zone, decoding,
 };
+use crate::window::announce::TopicPattern;
 
 /// What the configuration may refer to but can't know: read once, at the edge.
 pub struct Facts<'a> {
@@ -423,6 +424,7 @@ fn read_windows(root: &mut Section<'_>, facts: &Facts<'_>) -> Vec<Window> {
             devices: s.strings("devices"),
             metrics: s.strings("metrics"),
             functions: read_functions(&mut s),
+            publish: s.parsed("publish", TopicPattern::parse),
             lateness: s.duration("lateness", 0..=7 * DAY_MICROS, d.lateness),
             idle: s.duration("idle", SECOND..=30 * DAY_MICROS, d.idle),
             correction_horizon: s.duration("correction_horizon", 0..=30 * DAY_MICROS, d.correction_horizon),

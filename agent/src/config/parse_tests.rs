@@ -154,6 +154,8 @@ fn windows_hop_lie_in_zones_and_choose_what_they_take_and_tell() {
         ("size = \"1d\"\nevery = \"1m\"", "window[0].every", "1440 windows"),
         ("time_zone = \"Europe/Nowhere\"", "window[0].time_zone", "tzdata"),
         ("functions = [\"median\"]", "window[0].functions", "p50"),
+        ("publish = \"windows/#\"", "window[0].publish", "'#'"),
+        ("publish = \"{device}/x\"", "window[0].publish", "level of its own"),
         ("functions = { t = \"min\" }", "window[0].functions.t", "a list"),
     ] {
         let problems = with(text).unwrap_err();

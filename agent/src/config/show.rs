@@ -75,6 +75,9 @@ pub fn show(c: &Config) -> String {
             let names = Function::ALL.iter().filter(|f| functions.has(**f)).map(|f| f.name());
             line(&format!("{}.{}", at("functions"), quote(glob)), list(names));
         }
+        if let Some(topic) = &w.publish {
+            line(&at("publish"), quote(&topic.to_string()));
+        }
         line(&at("lateness"), duration(w.lateness));
         line(&at("idle"), duration(w.idle));
         line(&at("correction_horizon"), duration(w.correction_horizon));

@@ -58,8 +58,8 @@ use crate::config::{Broker, Config, MqttVersion};
 pub const QUEUE_EVENTS: usize = 4096;
 /// Payload bytes that may wait for the pipeline.
 pub const QUEUE_BYTES: usize = 8 << 20;
-/// Messages of our own that may wait for the socket.
-const OUTGOING: usize = 256;
+/// Messages of our own that may wait for the socket: half a kilobyte each, mostly.
+pub const OUTGOING: usize = 4096;
 /// Time for TCP, TLS and CONNACK, and for a write to get out, seconds.
 const PATIENCE: u64 = 15;
 
@@ -230,6 +230,11 @@ impl Handle {
         self.command(Command::Publish(message));
     }
 
+    /// What publishes by the same connection, for whoever else has something to say.
+    pub fn publisher(&self) -> Publisher {
+        Publisher(self.commands.clone())
+    }
+
     /// Acknowledgements that were written to the socket since the start.
     pub fn acknowledged(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
@@ -247,6 +252,18 @@ impl Handle {
     fn command(&self, command: Command) {
         // The task ends only when told to, and then commands mean nothing.
         let _ = self.commands.send(command);
+    }
+}
+
+/// Publishes by a connection that another holds; see [`Handle::publish`].
+#[derive(Debug, Clone)]
+pub struct Publisher(UnboundedSender<Command>);
+
+impl Publisher {
+    /// As [`Handle::publish`].
+    pub fn publish(&self, message: Outgoing) {
+        // A task that has ended publishes nothing.
+        let _ = self.0.send(Command::Publish(message));
     }
 }
 

@@ -14,8 +14,9 @@ use super::decode::{Decoded, Decoders, DecodersError, Outgoing, Reject};
 use super::redelivery::{Arriving, BrokerTraits, Judgement, Memory, Remembered, Rule, hash};
 use super::{Ack, Publish, Session};
 use crate::clock::without;
-use crate::config::{Broker, Config, Limits, SECOND};
+use crate::config::{Broker, Config, Limits, SECOND, Window};
 use crate::reading::{Accepted, Rejected};
+use crate::window::announce::is_announcement;
 
 /// Bytes of a rejected payload that are kept.
 pub const KEPT_PAYLOAD: usize = 1024;
@@ -104,6 +105,8 @@ pub struct Stage {
     memory: Memory,
     collect: Collect,
     backlog: Backlog,
+    /// What the topics begin with on which this gateway tells its windows.
+    own_topics: Vec<String>,
     /// Each broker's marker topic and the generation of its live connection.
     markers: Vec<(Option<String>, u64)>,
     limits: Limits,
@@ -129,6 +132,7 @@ impl Stage {
             memory: Memory::new(&traits, config.buffer.dedupe_window, config.buffer.dedupe_messages),
             collect: Collect::new(config.buffer.commit_interval, &windows),
             backlog: Backlog::new(lateness, brokers),
+            own_topics: own_topics(config),
             markers: config.brokers.iter().map(|b| (b.marker.clone(), 0)).collect(),
             limits: config.limits.clone(),
             names: config.brokers.iter().map(connection_name).collect(),
@@ -238,6 +242,12 @@ impl Stage {
             self.marker(&publish);
             return;
         }
+        if is_announcement(&publish.topic) || self.own_topics.iter().any(|own| publish.topic.starts_with(own))
+        {
+            // Windows that were told, by us or by another gateway: taken in, each would make new ones for ever.
+            self.passed_by(&publish);
+            return;
+        }
         match self.decoders.source_of(&publish.topic) {
             Some(source) => self.matched(source, publish),
             None => self.unmatched(publish),
@@ -250,9 +260,7 @@ impl Stage {
 
     /// A marker, ours or another gateway's: acknowledged in its turn, and no message of any source.
     fn marker(&mut self, publish: &Publish) {
-        if publish.qos > 0 {
-            self.memory.forget_id(index(publish.broker), publish.packet_id);
-        }
+        self.passed_by(publish);
         let live = self.markers.get(publish.broker).map(|(_, live)| live.to_string());
         let own = self.is_own_marker(publish) && live.is_some_and(|live| publish.payload == live.as_bytes());
         if own {
@@ -260,10 +268,15 @@ impl Stage {
         }
     }
 
-    fn unmatched(&mut self, publish: Publish) {
+    /// A message of no source: its id stands for nothing that is remembered.
+    fn passed_by(&mut self, publish: &Publish) {
         if publish.qos > 0 {
             self.memory.forget_id(index(publish.broker), publish.packet_id);
         }
+    }
+
+    fn unmatched(&mut self, publish: Publish) {
+        self.passed_by(&publish);
         if let Some(count) = self.pending.unmatched.get_mut(publish.broker) {
             *count += 1;
         }
@@ -403,6 +416,12 @@ fn is_marker(topic: &str) -> bool {
         .strip_prefix("tributary/")
         .and_then(|rest| rest.strip_suffix("/marker"))
         .is_some_and(|id| !id.contains('/'))
+}
+
+/// What the topics begin with on which the windows of `config` are told.
+fn own_topics(config: &Config) -> Vec<String> {
+    let beginning = |w: &Window| Some(w.publish.as_ref()?.beginning(config.gateway.as_str(), &w.name));
+    config.windows.iter().filter_map(beginning).collect()
 }
 
 /// The name under which a broker's session is known: the same client at the same place.

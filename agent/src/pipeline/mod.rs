@@ -1,7 +1,7 @@
-//! The shell around the stages: order of start and stop, four loops, and what calls what.
+//! The shell around the stages: order of start and stop, five loops, and what calls what.
 //!
-//! *Intake* takes events of the connections, commits batches, acknowledges. *Sealing* reads back, closes windows, makes
-//! segments. *Delivery* sends them, reads receipts, lets go. *Report* tells how that goes. Each loop waits, calls the
+//! *Intake* takes events of the connections, commits batches, acknowledges. *Announce* tells closed windows on the broker.
+//! *Sealing* reads back, closes windows, makes segments. *Delivery* sends them, reads receipts, lets go. *Report* tells how that goes. Each loop waits, calls the
 //! body of its pass, and repeats; loops wake each other, but hand nothing over except through the buffer.
 //!
 //! One *life* of the pipeline is one opening of the buffer. Whatever fails in it (a full disk, a broken card, a fork)
@@ -10,9 +10,11 @@
 //! Stopping is in order: intake commits what it has and acknowledges it; sealing and delivery end after their step;
 //! the buffer is closed with the mark of a clean stop. Nothing needs the clean stop to be right.
 
+mod announce;
 mod clock;
 mod counters;
 mod delivery;
+mod folding;
 mod intake;
 mod report;
 pub mod retry;
@@ -39,6 +41,7 @@ use tributary_contract::id::Epoch;
 use tributary_contract::status::{BrokerStatus, GatewayStatus, SourceStatus};
 use tributary_contract::time::Timestamp;
 
+pub use announce::announce;
 pub use clock::{Clock, SystemClock};
 pub use delivery::Deliverer;
 pub use intake::{Intake, Turn, subscribed_key};
@@ -65,6 +68,8 @@ const LONGEST_WHILE_FULL: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long a loop may take to end its step when told to stop.
 const GRACE: Duration = Duration::from_secs(20);
+/// Windows are told at least this often.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// Sealing looks for due segments at least this often.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -168,6 +173,9 @@ async fn one_life(
     report(&shared, clock.now()).await?;
     let bucket = Arc::new(S3Bucket::new(&config.bucket).await.context("bucket.credentials")?);
     let (handles, events) = connect(&shared).await?;
+    if let Some(first) = handles.first() {
+        shared.publisher.get_or_init(|| first.publisher());
+    }
     // Ends the loops of this life, whether told from outside or because one of them failed.
     let end = stop.child_token();
     let intake = spawn("intake", &end, {
@@ -177,6 +185,7 @@ async fn one_life(
     });
     let sealing = spawn("sealing", &end, seal_loop(Arc::clone(&shared), Arc::clone(&bucket), end.clone()));
     let delivery = spawn("delivery", &end, deliver_loop(Arc::clone(&shared), bucket, end.clone()));
+    let telling = spawn("announce", &end, announce_loop(Arc::clone(&shared), end.clone()));
     let reporting = spawn("report", &end, report_loop(Arc::clone(&shared), end.clone()));
     let asked = spawn("tools", &end, tools::answer_loop(Arc::clone(&shared), end.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
@@ -190,6 +199,7 @@ async fn one_life(
         ("intake", intake),
         ("sealing", sealing),
         ("delivery", delivery),
+        ("announce", telling),
         ("report", reporting),
         ("tools", asked),
     ] {
@@ -447,6 +457,21 @@ async fn seal_loop(shared: Arc<Shared>, bucket: Arc<S3Bucket>, end: Cancellation
             () = sleep(SEAL_EVERY) => {}
         }
     }
+    Ok(())
+}
+
+async fn announce_loop(shared: Arc<Shared>, end: CancellationToken) -> anyhow::Result<()> {
+    let tells = shared.config.windows.iter().any(|w| w.publish.is_some());
+    while tells {
+        announce(&shared, shared.now()).await?;
+        tokio::select! {
+            () = end.cancelled() => break,
+            () = shared.committed.notified() => {}
+            // Of a device that fell silent nothing is committed.
+            () = sleep(ANNOUNCE_EVERY) => {}
+        }
+    }
+    end.cancelled().await;
     Ok(())
 }
 

@@ -15,6 +15,8 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
+use super::announce::tell;
+use super::folding::fold;
 use super::shared::{Shared, StartAgain};
 use super::thinning::verdict;
 use super::{decoded, windows_of};
@@ -32,7 +34,7 @@ use crate::status;
 use crate::upload::bucket::{Bucket, Fetched};
 use crate::upload::classify::{Outcome, classify};
 use crate::window::decision::Seen;
-use crate::window::emit::{Emission, Emitter, Priors};
+use crate::window::emit::Emission;
 use crate::window::{Decided, Plan};
 
 /// Batches whose rows are held in memory at once while a segment is encoded.
@@ -243,27 +245,12 @@ impl Sealer {
 
     /// Folds the windows of a plan and seals what comes of it; tells how many segments that made.
     pub(super) async fn emit(&self, plan: Plan, now: Timestamp) -> anyhow::Result<u64> {
-        let decided = plan.has_decided();
         let frozen = plan.seen.frozen;
-        let names = Arc::clone(&self.shared.dictionary);
-        let (emitter, priors) = self
-            .shared
-            .buffer
-            .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
-                let mut priors = Priors::of(&plan);
-                if decided {
-                    decoded(&b.decisions()?).for_each(|decided| priors.take(&decided));
-                }
-                let lookup = |key| names.get(key);
-                let spans = plan.spans.clone();
-                let mut emitter = Emitter::new(plan);
-                for (from, to) in spans {
-                    b.scan(from, to, |row| emitter.add(row, &lookup))?;
-                }
-                Ok((emitter, priors))
-            })
-            .await??;
-        let folded = emitter.finish(&|key| priors.get(key));
+        let folded = fold(&self.shared, plan).await?;
+        if !frozen {
+            // What closed since the last pass of those that tell: sealed, nobody would know of it any more.
+            tell(&self.shared, &folded);
+        }
         let sealed = folded.emissions.len() as u64;
         for emission in folded.emissions {
             self.seal_emission(emission, now).await?;

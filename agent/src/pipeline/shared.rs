@@ -1,7 +1,7 @@
 //! What the loops of the pipeline share: the buffer's thread, the windows, what only the running agent knows.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tributary_contract::status::{BrokerStatus, GatewayStatus, LinkStatus, ReceiptStatus, SourceStatus};
@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::room;
 use crate::buffer::{BufferThread, Dictionary};
 use crate::config::Config;
+use crate::ingest::mqtt::Publisher;
 use crate::status::flash::Meter;
 use crate::window::Windows;
 
@@ -35,7 +36,9 @@ pub struct Shared {
     pub status: watch::Sender<Arc<GatewayStatus>>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
-    /// Something was committed: sealing may have work.
+    /// What publishes on the broker; empty until there is a connection.
+    pub publisher: OnceLock<Publisher>,
+    /// Something was committed: windows may have closed.
     pub committed: Notify,
     /// Something was sealed: delivery may have work.
     pub sealed: Notify,
@@ -114,6 +117,7 @@ impl Shared {
             live,
             status,
             clock,
+            publisher: OnceLock::new(),
             committed: Notify::new(),
             sealed: Notify::new(),
         }

@@ -1,5 +1,6 @@
 //! What the loops promise over a real buffer and a bucket in memory: nothing let go too early, nothing stuck for ever.
 
+mod announce;
 mod budget;
 mod clock;
 mod readback;

@@ -48,6 +48,7 @@ pub mod plan;
 pub mod needed;
 pub mod open;
 pub mod emit;
+pub mod announce;
 pub mod represent;
 
 pub use decision::{Decided, Decision};

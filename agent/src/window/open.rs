@@ -4,6 +4,8 @@
 //! the window closes. Memory grows with the windows open at once: 16 bytes a series and window, and a few hundred bytes
 //! a device. Of a series more windows than the limit allows aren't opened: its readings are counted.
 
+mod announce;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -64,6 +66,8 @@ pub struct Windows {
     refused: u64,
     /// Windows that were frozen and aren't closed, with the seq up to which their readings were looked at.
     frozen: BTreeMap<Unit, u64>,
+    /// Up to which seq windows of one series were told that aren't sealed.
+    announced: HashMap<(Unit, u32), u64>,
     through: u64,
     settled: u64,
     open_from: Option<Timestamp>,
@@ -140,6 +144,7 @@ impl Windows {
             most: usize::MAX,
             refused: 0,
             frozen: BTreeMap::new(),
+            announced: HashMap::new(),
             through: 0,
             settled: 0,
             open_from: None,

@@ -235,3 +235,20 @@ fn the_window_that_a_connection_agreed_on_is_the_one_that_counts() {
     s.take(publish(2, 20, "s/d/t", "1"));
     assert_eq!(s.due(at(6)), Due::Now);
 }
+
+#[test]
+fn what_a_gateway_tells_is_acknowledged_and_taken_in_by_no_source() {
+    let mut c = config(vec![source("#", Decoder::Auto)]);
+    c.brokers = vec![broker()];
+    let publish_on = crate::window::announce::TopicPattern::parse("site/results/{window}/{device}").unwrap();
+    c.windows = vec![Window { publish: Some(publish_on), ..Window::tumbling("1m", MINUTE) }];
+    let mut s = Stage::new(&c).unwrap();
+    s.connected(0, 1, Session::New, at(0));
+    s.drain(at(0));
+    s.take(publish(1, 1, "site/results/1m/boiler", "{\"value\":1}"));
+    s.take(publish(1, 2, "tributary/another-gateway/windows/1m/boiler/temp", "{\"value\":1}"));
+    s.take(publish(1, 3, "site/results/5m/boiler", "{\"value\":1}"));
+    let c = s.drain(at(6));
+    assert_eq!(c.acks.iter().map(|a| a.packet_id).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!((c.messages.received, c.unmatched[0]), (1, 0), "only what nobody tells is a message");
+}

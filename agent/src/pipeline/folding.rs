@@ -1,0 +1,34 @@
+//! Folds the windows of a plan from the journal.
+
+use std::sync::Arc;
+
+use super::decoded;
+use super::shared::Shared;
+use crate::window::Plan;
+use crate::window::emit::{Emitter, Folded, Priors};
+
+/// What becomes of a plan. Memory: its readings, 24 bytes each.
+///
+/// # Errors
+/// The buffer's.
+pub(super) async fn fold(shared: &Shared, plan: Plan) -> anyhow::Result<Folded> {
+    let decided = plan.has_decided();
+    let names = Arc::clone(&shared.dictionary);
+    let (emitter, priors) = shared
+        .buffer
+        .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
+            let mut priors = Priors::of(&plan);
+            if decided {
+                decoded(&b.decisions()?).for_each(|decided| priors.take(&decided));
+            }
+            let lookup = |key| names.get(key);
+            let spans = plan.spans.clone();
+            let mut emitter = Emitter::new(plan);
+            for (from, to) in spans {
+                b.scan(from, to, |row| emitter.add(row, &lookup))?;
+            }
+            Ok((emitter, priors))
+        })
+        .await??;
+    Ok(emitter.finish(&|key| priors.get(key)))
+}
