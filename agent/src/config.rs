@@ -4,6 +4,7 @@
 //! shows every key. Durations are microseconds here, sizes bytes. Nothing in it works; parts that work stand beside it.
 
 mod section;
+pub mod alerts;
 pub mod decoding;
 pub mod functions;
 pub mod zone;
@@ -11,6 +12,7 @@ pub mod load;
 pub mod show;
 pub mod parse;
 
+pub use alerts::{AlertRule, Condition, Severity};
 pub use decoding::{Decoder, Decoding, TimeUnit};
 pub use functions::{Function, Functions};
 pub use zone::Zone;
@@ -49,6 +51,8 @@ pub struct Config {
     pub buffer: Buffer,
     /// Windows.
     pub windows: Vec<Window>,
+    /// Rules by which alerts open and close.
+    pub alerts: Vec<AlertRule>,
     /// Segments.
     pub segment: Segment,
     /// The bucket.

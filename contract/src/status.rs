@@ -83,6 +83,9 @@ pub struct GatewayStatus {
     /// Readings that came too late for any correction of their window.
     #[serde(default)]
     pub too_late: u64,
+    /// Alerts that are open.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub alerts: u64,
     /// The buffer.
     #[serde(default)]
     pub buffer: BufferStatus,

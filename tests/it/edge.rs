@@ -6,11 +6,11 @@ use anyhow::{Context, ensure};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use tributary_tests::world::publish::publish;
-use tributary_tests::world::{GATEWAY, Mqtt, Saves, World};
+use tributary_tests::world::{GATEWAY, Mqtt, Saves, World, until};
 
 const MESSAGES: u64 = 500;
 
-/// Somebody on the site who wants to know of windows.
+/// Somebody on the site who wants to know what the gateway makes of it.
 struct Listener {
     events: EventLoop,
     _client: AsyncClient,
@@ -19,24 +19,32 @@ struct Listener {
 }
 
 impl Listener {
-    async fn connect(world: &World) -> anyhow::Result<Self> {
+    async fn connect(world: &World, what: &str) -> anyhow::Result<Self> {
         let address = world.broker.for_publishers();
         let options = MqttOptions::new("listener", address.ip().to_string(), address.port());
         let (client, events) = AsyncClient::new(options, 16);
-        client.try_subscribe(format!("tributary/{GATEWAY}/windows/#"), QoS::AtMostOnce)?;
+        client.try_subscribe(format!("tributary/{GATEWAY}/{what}/#"), QoS::AtMostOnce)?;
         let mut listener = Self { events, _client: client, heard: BTreeMap::new() };
         while !matches!(listener.events.poll().await?, Event::Incoming(Packet::SubAck(_))) {}
         Ok(listener)
     }
 
-    /// Listens until what was heard is enough; gives the last word.
+    /// The next word, with its topic.
+    async fn next(&mut self) -> anyhow::Result<(String, Value)> {
+        loop {
+            if let Event::Incoming(Packet::Publish(told)) = self.events.poll().await? {
+                return Ok((told.topic, serde_json::from_slice(&told.payload)?));
+            }
+        }
+    }
+
+    /// Listens until what was heard of windows is enough; gives the last word.
     async fn until(&mut self, enough: impl Fn(&Self) -> bool) -> anyhow::Result<Value> {
         loop {
-            let Event::Incoming(Packet::Publish(told)) = self.events.poll().await? else { continue };
-            let word: Value = serde_json::from_slice(&told.payload)?;
+            let (topic, word) = self.next().await?;
             let text = |name: &str| word[name].as_str().unwrap_or_default().to_owned();
-            let levels: Vec<&str> = told.topic.split('/').collect();
-            ensure!(levels[3..] == ["1m", &text("device"), "temperature"], "{} of {word}", told.topic);
+            let levels: Vec<&str> = topic.split('/').collect();
+            ensure!(levels[3..] == ["1m", &text("device"), "temperature"], "{topic} of {word}");
             self.heard.insert((text("device"), text("window_start")), word.clone());
             if enough(self) {
                 return Ok(word);
@@ -58,7 +66,7 @@ async fn closed_windows_are_told_on_the_broker_without_a_bucket_and_never_taken_
     world.vary("agent.toml", "agent.toml", &[("name = \"1m\"\n", told), ("[buffer]\n", curious)])?;
     let _agent = world.agent()?;
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
-    let mut listener = Listener::connect(&world).await?;
+    let mut listener = Listener::connect(&world, "windows").await?;
 
     // Two minutes and some seconds of five devices: the last window is closed by their silence.
     world.publish(1..=MESSAGES).await?;
@@ -88,5 +96,52 @@ async fn closed_windows_are_told_on_the_broker_without_a_bucket_and_never_taken_
     let status = world.status_when("it is stored", |s| s.counters.readings.journaled == MESSAGES + 1).await?;
     let all = status.sources.iter().find(|s| s.name == "all").context("the source has a status")?;
     ensure!(all.messages == 0, "the agent took in what it told itself: {all:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alerts_open_and_close_once_each_in_the_table_whenever_the_agent_is_killed() -> anyhow::Result<()> {
+    let world = World::start(Mqtt::MosquittoV5(Saves::AtStop)).await?;
+    let rules = "[[alert]]\nname = \"high\"\nseverity = \"critical\"\nabove = 90\nclear = 50\n\
+                 publish = \"tributary/{gateway}/alerts/{rule}/{device}\"\n\n[segment]\n";
+    world.vary("agent.toml", "agent.toml", &[("[segment]\n", rules)])?;
+    let _receiver = world.receiver()?;
+    let mut listener = Listener::connect(&world, "alerts").await?;
+    let mut heard: BTreeMap<String, u64> = BTreeMap::new();
+
+    // The value of message n is n % 100 and a half: each of five devices is above 90 at the end of each hundred.
+    const HUNDREDS: u64 = 6;
+    const DEVICES: u64 = 5;
+    let last = HUNDREDS * 100 - 1;
+    for first in (1..=last).step_by(75) {
+        let agent = world.agent()?;
+        world.publish(first..=last.min(first + 74)).await?;
+        world.acknowledged(last.min(first + 74)).await?;
+        agent.kill().await?;
+    }
+    let _agent = world.agent()?;
+    let (opened, closed) = (HUNDREDS * DEVICES, (HUNDREDS - 1) * DEVICES);
+    let status = world.status_when("all is judged", |s| s.alerts == DEVICES).await?;
+    ensure!(status.counters.readings.journaled == last, "{:?}", status.counters);
+    let rows = until("every alert is in the table", async || {
+        let alerts = world.tables().load("alerts").await?;
+        Ok(alerts.map(|state| state.rows()).filter(|rows| *rows >= opened + closed))
+    });
+    ensure!(rows.await.with_context(|| world.logs())? == opened + closed);
+
+    // What was made durable in the instant before a kill may not have been told; nothing else may be told.
+    let end = format!("tributary/{GATEWAY}/alerts/end");
+    publish(world.broker.for_publishers(), std::iter::once((end.clone(), b"{}".to_vec()))).await?;
+    loop {
+        let (topic, word) = listener.next().await?;
+        if topic == end {
+            break;
+        }
+        let text = |name: &str| word[name].as_str().unwrap_or_default().to_owned();
+        ensure!(topic == format!("tributary/{GATEWAY}/alerts/high/{}", text("device")), "{topic} of {word}");
+        *heard.entry(format!("{} {} {}", text("device"), text("ts"), text("state"))).or_default() += 1;
+    }
+    ensure!(heard.values().all(|times| *times == 1), "told twice: {heard:?}");
+    ensure!(!heard.is_empty() && heard.len() as u64 <= opened + closed, "{heard:?}");
     Ok(())
 }

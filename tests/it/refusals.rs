@@ -80,8 +80,8 @@ async fn rights_are_missing_and_come(mqtt: Mqtt) -> anyhow::Result<()> {
 
     command(&world, "$CONTROL/dynamic-security/v1", ALLOW).await?;
     if matches!(mqtt, Mqtt::MosquittoV5(_)) {
-        // Mosquitto ends the connections of those whose rights change, and says so where the protocol can.
-        logged(&world, "agent.log", "the broker's operator ended the connection").await?;
+        // Mosquitto ends the connections of those whose rights change; not each of its versions says why.
+        logged(&world, "agent.log", "disconnected: ").await?;
     }
     world
         .status_when("nothing is refused any more", |s| s.brokers[0].connected && refused(s).is_none())
@@ -93,9 +93,7 @@ async fn rights_are_missing_and_come(mqtt: Mqtt) -> anyhow::Result<()> {
     world.status_when("all of it is stored", |s| s.counters.messages.accepted >= stored).await?;
     load.settled(&world).await?;
     mosquitto.stop().await?;
-    if matches!(mqtt, Mqtt::MosquittoV5(_)) {
-        logged(&world, "agent.log", "the broker is shutting down").await?;
-    }
+    world.status_when("it is disconnected", |s| !s.brokers[0].connected).await?;
     mosquitto.start().await?;
     world.status_when("it is connected again", |s| s.brokers[0].connected).await?;
     load.publish(&world, EACH).await?;
@@ -161,8 +159,8 @@ async fn two_of_one_name(mqtt: Mqtt, meaning: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_agents_with_one_client_id_both_say_so_and_one_alone_goes_on() -> anyhow::Result<()> {
-    let meaning = "another client connected with the same `client_id`";
-    two_of_one_name(Mqtt::MosquittoV5(Saves::AtStop), meaning).await
+    // Where the broker says it (Mosquitto does from 2.0.15 on), and where it can only be guessed.
+    two_of_one_name(Mqtt::MosquittoV5(Saves::AtStop), "the same `client_id`").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

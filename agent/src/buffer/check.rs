@@ -17,7 +17,7 @@ use super::journal::{MARK_COLUMNS, Mark, STORED_COLUMNS, Stored};
 use super::lease::Lease;
 use super::row::SeriesEntry;
 use super::sums::{self, Part};
-use super::{EpochBook, corrupt, epoch, journal, open, outbox, rejects, uint};
+use super::{EpochBook, alerts, corrupt, epoch, journal, open, outbox, rejects, uint};
 
 /// A row that can't be read.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,8 @@ pub(super) struct Looked {
     nameless: BTreeMap<u32, (Timestamp, Timestamp)>,
     /// Ordinals of batches whose epoch nothing names.
     epochless: BTreeSet<u32>,
+    /// Segments whose state isn't that of their progress, with that.
+    misnamed: Vec<(i64, i64, &'static str)>,
 }
 
 /// What stands beside the database and helps where it has forgotten.
@@ -70,7 +72,10 @@ const UNKNOWN: &str = "unknown";
 impl Looked {
     /// Whether everything is as it should be.
     pub(super) fn is_well(&self) -> bool {
-        self.faults.is_empty() && self.nameless.is_empty() && self.epochless.is_empty()
+        self.faults.is_empty()
+            && self.nameless.is_empty()
+            && self.epochless.is_empty()
+            && self.misnamed.is_empty()
     }
 
     /// In a sentence.
@@ -78,9 +83,10 @@ impl Looked {
         match self.faults.first() {
             Some(first) => format!("{} rows of the database are damaged, first {first}", self.faults.len()),
             None => format!(
-                "names are lost of {} series and {} epochs",
+                "names are lost of {} series and {} epochs, and states of {} segments",
                 self.nameless.len(),
-                self.epochless.len()
+                self.epochless.len(),
+                self.misnamed.len()
             ),
         }
     }
@@ -129,8 +135,16 @@ pub(super) fn look(sql: &Connection, gateway: &GatewayId) -> Result<Looked, Buff
             _ => Err(corrupt("batch of bitmaps")(batch.to_string())),
         }
     })?;
-    each(sql, "outbox", outbox::COLUMNS, &["epoch", "number"], &mut out, |r| {
-        outbox::read_entry(r, gateway, |ordinal| epochs.get(&ordinal).copied()).map(|_| ())
+    let mut misnamed = Vec::new();
+    let columns = format!("{}, state", outbox::COLUMNS);
+    each(sql, "outbox", &columns, &["epoch", "number"], &mut out, |r| {
+        let entry = outbox::read_entry(r, gateway, |ordinal| epochs.get(&ordinal).copied())?;
+        let name = entry.state.name();
+        // What is searched by, and covered by no checksum because it changes.
+        if !r.get::<_, String>(12).is_ok_and(|state| state == name || state == "released") {
+            misnamed.push((r.get(0)?, r.get(1)?, name));
+        }
+        Ok(())
     })?;
     each(sql, "state", "gateway, fingerprint, opened, version, crc", &["id"], &mut out, read_state)?;
     each(sql, "segment_rows", outbox::ROWS_COLUMNS, &["epoch", "number", "batch"], &mut out, |r| {
@@ -144,12 +158,13 @@ pub(super) fn look(sql: &Connection, gateway: &GatewayId) -> Result<Looked, Buff
         Ok(())
     })?;
     each(sql, "gap", rejects::GAP_COLUMNS, &["id"], &mut out, |r| rejects::read_gap(r).map(|_| ()))?;
+    each(sql, "alert", alerts::ALERT_COLUMNS, &["id"], &mut out, |r| alerts::read_alert(r).map(|_| ()))?;
     each(sql, "reject", rejects::REJECT_COLUMNS, &["id"], &mut out, |r| rejects::read_reject(r).map(|_| ()))?;
     each(sql, "setting", "key, value", &["key"], &mut out, |r| {
         let _: (String, Vec<u8>) = (r.get(0)?, r.get(1)?);
         Ok(())
     })?;
-    Ok(Looked { faults: out, nameless, epochless })
+    Ok(Looked { faults: out, nameless, epochless, misnamed })
 }
 
 /// Reads `gateway, fingerprint, opened, version, crc` of the one row of `state`.
@@ -196,6 +211,12 @@ pub(super) fn repair(
     for Fault { table, key, values, .. } in &found.faults {
         let same = key.iter().map(|k| format!("{k} IS ?")).collect::<Vec<_>>().join(" AND ");
         tx.execute(&format!("DELETE FROM {table} WHERE {same}"), params_from_iter(values))?;
+    }
+    for (epoch, number, state) in &found.misnamed {
+        tx.execute(
+            "UPDATE outbox SET state = ?3 WHERE epoch = ?1 AND number = ?2",
+            params![epoch, number, state],
+        )?;
     }
     for ordinal in &found.epochless {
         let (epoch, last) = beside.name(*ordinal)?;

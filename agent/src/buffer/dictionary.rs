@@ -98,6 +98,11 @@ impl Dictionary {
         })
     }
 
+    /// What all keys stand for, in no order.
+    pub fn entries(&self) -> Vec<Arc<SeriesEntry>> {
+        self.read(|i| i.entries.values().map(|k| Arc::clone(&k.entry)).collect())
+    }
+
     /// How many series there are.
     pub fn len(&self) -> usize {
         self.read(|i| i.entries.len())

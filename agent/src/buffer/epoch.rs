@@ -291,6 +291,7 @@ impl Buffer {
             let again = "SET sealed_epoch = NULL, sealed_number = NULL WHERE sealed_epoch = ?1 AND sealed_number = ?2";
             tx.execute(&format!("UPDATE gap {again}"), id)?;
             tx.execute(&format!("UPDATE reject {again}"), id)?;
+            tx.execute(&format!("UPDATE alert {again}"), id)?;
             tx.execute("UPDATE decision SET superseded = 1 WHERE epoch = ?1 AND number = ?2", id)?;
             if entry.key.table == Table::Series {
                 // Which ones it held is in its file alone: tell the lake of all that this epoch has seen.

@@ -586,8 +586,40 @@ impl Buffer {
         })
     }
 
-    /// Calls `f` for each retained batch with an id above `after`, oldest first, with its rows: the journal as the
-    /// window stage reads it after a restart.
+    /// Ids of the retained batches that `wanted` takes, oldest first. Reads no block: with a long backlog that is a small
+    /// part of it.
+    pub fn batches(&mut self, mut wanted: impl FnMut(&BatchSpan) -> bool) -> Result<Vec<i64>, BufferError> {
+        self.guarded(|b| {
+            let sql = format!("SELECT {SPAN_COLUMNS} FROM batch WHERE rows > 0 ORDER BY id");
+            let mut select = b.sql.prepare_cached(&sql)?;
+            let mut found = select.query([])?;
+            let mut ids = Vec::new();
+            while let Some(row) = found.next()? {
+                let span = read_span(row)?;
+                if wanted(&span) {
+                    ids.push(span.id);
+                }
+            }
+            Ok(ids)
+        })
+    }
+
+    /// Calls `f` for each of these batches with its rows: the journal as the stages read it after a restart.
+    pub fn scan_batches(
+        &mut self,
+        ids: &[i64],
+        mut f: impl FnMut(&BatchSpan, &[Row]),
+    ) -> Result<(), BufferError> {
+        self.guarded(|b| {
+            for id in ids {
+                let stored = load_batch(&b.sql, *id)?;
+                f(&stored.span, &b.kept_rows(&stored)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `f` for each retained batch with an id above `after`, oldest first, with its rows.
     pub fn scan_after(
         &mut self,
         after: i64,

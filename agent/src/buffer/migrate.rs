@@ -19,7 +19,14 @@ pub struct Step {
 }
 
 /// The first step leads from version 1 to 2.
-pub const STEPS: [Step; 1] = [Step { tables: include_str!("migrations/2.sql"), rows: sums::compute }];
+pub const STEPS: [Step; 2] = [
+    Step { tables: include_str!("migrations/2.sql"), rows: sums::compute },
+    Step { tables: include_str!("migrations/3.sql"), rows: nothing },
+];
+
+fn nothing(_: &Connection) -> Result<(), BufferError> {
+    Ok(())
+}
 
 /// Brings the tables from version `from` to that of `schema.sql`.
 ///
@@ -52,10 +59,6 @@ pub fn fill(sql: &Connection, from: i64) -> Result<(), BufferError> {
 mod tests {
     use super::*;
     use crate::buffer::sqlite;
-
-    fn nothing(_: &Connection) -> Result<(), BufferError> {
-        Ok(())
-    }
 
     fn fails(_: &Connection) -> Result<(), BufferError> {
         Err(BufferError::Corrupt("on purpose".into()))

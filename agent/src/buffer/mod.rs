@@ -22,6 +22,7 @@
 //! **What is deliberately absent.** Clocks (time is an argument), channels, MQTT, the bucket, and any reading of Parquet:
 //! bytes and manifests are handed in.
 
+mod alerts;
 mod ballast;
 mod bits;
 mod block;
@@ -75,6 +76,7 @@ use tributary_contract::manifest::ClosedEpoch;
 use tributary_contract::range::Ranges;
 use tributary_contract::time::Timestamp;
 
+pub use alerts::STATE as ALERT_STATE;
 pub use ballast::Ballast;
 pub use block::BlockError;
 pub use books::Books;
@@ -86,7 +88,7 @@ pub use journal::{Appended, NewBatch, SourceFacts};
 pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
 pub use retry::{Retry, RetryOutcome};
-pub use row::{BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
+pub use row::{AlertRow, BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 pub use seal::{Contents, KeptDecisions, Picked, Sealing, Taken};
 pub use stamp::MoveMemory;
 pub use stats::{EpochEnd, SegmentCount, Stats};
@@ -245,6 +247,11 @@ impl Buffer {
             let mut rows = found.query([key])?;
             Ok(rows.next()?.map(|r| r.get(0)).transpose()?)
         })
+    }
+
+    /// The greatest seq that was given out in this epoch; 0 before the first.
+    pub fn newest_seq(&self) -> u64 {
+        self.next_seq.saturating_sub(1)
     }
 
     /// Keeps a small fact under `key`, durably.

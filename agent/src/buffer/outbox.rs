@@ -201,6 +201,8 @@ impl Buffer {
                     .execute(sealed)?;
                 tx.prepare_cached("DELETE FROM gap WHERE sealed_epoch = ?1 AND sealed_number = ?2")?
                     .execute(sealed)?;
+                tx.prepare_cached("DELETE FROM alert WHERE sealed_epoch = ?1 AND sealed_number = ?2")?
+                    .execute(sealed)?;
                 tx.prepare_cached("DELETE FROM reject WHERE sealed_epoch = ?1 AND sealed_number = ?2")?
                     .execute(sealed)?;
                 tx.prepare_cached("UPDATE outbox SET state = 'released' WHERE epoch = ?1 AND number = ?2")?

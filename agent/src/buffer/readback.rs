@@ -52,8 +52,8 @@ pub enum ReadbackContents {
     Gaps(Vec<String>),
     /// Its rejects.
     Rejects(Vec<RejectKey>),
-    /// Alerts, which the buffer doesn't keep.
-    Alerts,
+    /// Names of its alerts.
+    Alerts(Vec<String>),
 }
 
 /// What an adoption found.
@@ -118,7 +118,7 @@ impl Buffer {
             ReadbackContents::Aggregates { .. }
             | ReadbackContents::Series(_)
             | ReadbackContents::Rejects(_)
-            | ReadbackContents::Alerts => (Vec::new(), 0),
+            | ReadbackContents::Alerts(_) => (Vec::new(), 0),
         };
         let tail_lost = unknown > 0 && ordinal == self.current.ordinal;
         if tail_lost {
@@ -236,7 +236,8 @@ fn record(
     contents: &ReadbackContents,
 ) -> Result<(), BufferError> {
     match contents {
-        ReadbackContents::Seqs(_) | ReadbackContents::Series(_) | ReadbackContents::Alerts => Ok(()),
+        ReadbackContents::Seqs(_) | ReadbackContents::Series(_) => Ok(()),
+        ReadbackContents::Alerts(ids) => Contents::Alerts(ids.clone()).record(tx, ordinal, number),
         ReadbackContents::Aggregates { decisions, newest } => {
             let contents = Contents::Aggregates { decisions: decisions.clone(), newest: *newest };
             contents.record(tx, ordinal, number)

@@ -96,6 +96,48 @@ pub fn value_type(word: &str) -> Option<&'static str> {
     ["double", "long", "boolean", "string", "mixed"].into_iter().find(|known| *known == word)
 }
 
+/// An alert that opened or closed, and waits for its segment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertRow {
+    /// In whose tables it stands.
+    pub namespace: Namespace,
+    /// Event time at which it changed its state.
+    pub ts: Timestamp,
+    /// Device.
+    pub device: String,
+    /// Metric.
+    pub metric: String,
+    /// Series.
+    pub series: SeriesId,
+    /// Name of the rule.
+    pub rule: String,
+    /// Its severity.
+    pub severity: String,
+    /// Whether it opened; else it closed.
+    pub open: bool,
+    /// The value that did it.
+    pub value: Option<f64>,
+    /// What that was compared with.
+    pub expected: Option<f64>,
+}
+
+impl AlertRow {
+    /// Its state as the table has it.
+    pub const fn state(&self) -> &'static str {
+        if self.open { "open" } else { "closed" }
+    }
+
+    /// What names this change for ever: judged once more after a crash, it is the same.
+    pub fn id(&self) -> String {
+        Self::id_of(&self.rule, &self.series.to_string(), self.ts, self.state())
+    }
+
+    /// The same, of the columns of the table.
+    pub fn id_of(rule: &str, series: &str, ts: Timestamp, state: &str) -> String {
+        format!("{series} {} {state} {rule}", ts.0)
+    }
+}
+
 /// Identical rejected messages, folded, that wait for their segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RejectRow {

@@ -25,8 +25,22 @@ use super::pages::Pages;
 use super::{epoch, migrate, open, sqlite, uint};
 
 /// Tables copied as they are; `batch` row by row with its checksum.
-const TABLES: [&str; 10] =
-    ["state", "epoch", "mark", "series", "outbox", "segment_rows", "decision", "reject", "gap", "setting"];
+const TABLES: [&str; 11] = [
+    "state",
+    "epoch",
+    "mark",
+    "series",
+    "outbox",
+    "segment_rows",
+    "decision",
+    "reject",
+    "gap",
+    "alert",
+    "setting",
+];
+
+/// The version of the schema that first had a table of alerts.
+const WITH_ALERTS: i64 = 3;
 
 /// What a salvage took over.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +96,12 @@ fn fill(into: &Connection, aside: &Path, why: &str) -> Result<Saved, BufferError
     let mut saved = Saved::default();
     match readable(&database) {
         Ok(from) => {
-            for table in TABLES {
+            let version = sqlite::version(&from).unwrap_or(sqlite::SCHEMA);
+            for table in TABLES.into_iter().filter(|table| *table != "alert" || version >= WITH_ALERTS) {
                 saved.lost += copy_table(&from, &tx, table);
             }
             saved.lost += copy_batches(&from, &tx);
-            migrate::fill(&tx, sqlite::version(&from).unwrap_or(sqlite::SCHEMA))?;
+            migrate::fill(&tx, version)?;
         }
         Err(_) => saved.lost += 1,
     }
@@ -179,7 +194,7 @@ fn natural(table: &str, order: &str) -> String {
         "state" | "reject" => &["id"],
         "epoch" => &["ordinal"],
         "mark" => &["batch"],
-        "gap" => &["id"],
+        "gap" | "alert" => &["id"],
         "outbox" | "decision" => &["epoch", "number"],
         "segment_rows" => &["epoch", "number", "batch"],
         _ => &["key"],

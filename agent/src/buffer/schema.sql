@@ -1,4 +1,4 @@
--- The buffer's tables, version 2. Epochs stand everywhere by their ordinal; times are microseconds since 1970, UTC; `crc`
+-- The buffer's tables, version 3. Epochs stand everywhere by their ordinal; times are microseconds since 1970, UTC; `crc`
 -- is the checksum of what identifies a row (`sums.rs`). How this changes from version to version: `migrate.rs`.
 
 -- One row: whose buffer this is, on which machine and file it was last opened, how often, and the schema's version once
@@ -144,6 +144,23 @@ CREATE TABLE gap (
     last_seq INTEGER,
     detail TEXT,
     recorded_at INTEGER NOT NULL,
+    sealed_epoch INTEGER,
+    sealed_number INTEGER
+) WITHOUT ROWID;
+
+-- Alerts; gone with the receipt of their segment.
+CREATE TABLE alert (
+    id TEXT PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    ts INTEGER NOT NULL,
+    device TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    series TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    severity TEXT NOT NULL,
+    state TEXT NOT NULL,
+    value REAL,
+    expected REAL,
     sealed_epoch INTEGER,
     sealed_number INTEGER
 ) WITHOUT ROWID;

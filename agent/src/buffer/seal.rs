@@ -66,6 +66,8 @@ pub enum Contents {
     Gaps(Vec<String>),
     /// Ids of rejects.
     Rejects(Vec<i64>),
+    /// Names of alerts.
+    Alerts(Vec<String>),
 }
 
 /// Rows of one batch that go into a segment.
@@ -377,7 +379,11 @@ impl Contents {
     pub fn rows(&self) -> u64 {
         match self {
             Self::Readings { picked, .. } => picked.iter().map(|p| u64::from(p.rows.len())).sum(),
-            Self::Aggregates { .. } | Self::Series(_) | Self::Gaps(_) | Self::Rejects(_) => 0,
+            Self::Aggregates { .. }
+            | Self::Series(_)
+            | Self::Gaps(_)
+            | Self::Rejects(_)
+            | Self::Alerts(_) => 0,
         }
     }
 
@@ -388,6 +394,7 @@ impl Contents {
             Self::Series(keys) => Some(keys.len() as u64),
             Self::Gaps(ids) => Some(ids.len() as u64),
             Self::Rejects(ids) => Some(ids.len() as u64),
+            Self::Alerts(ids) => Some(ids.len() as u64),
         }
     }
 
@@ -405,6 +412,13 @@ impl Contents {
             Self::Series(_) => Ok(()),
             Self::Gaps(ids) => {
                 let sql = "UPDATE gap SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
+                let mut update = tx.prepare_cached(sql)?;
+                ids.iter()
+                    .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;
+                Ok(())
+            }
+            Self::Alerts(ids) => {
+                let sql = "UPDATE alert SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
                 let mut update = tx.prepare_cached(sql)?;
                 ids.iter()
                     .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;

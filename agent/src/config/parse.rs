@@ -13,7 +13,7 @@ pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
     Broker, Bucket, Buffer, Config, Credentials, Function, Functions, HOUR, Limits, MINUTE, MqttVersion,
-    PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, Upload, Window, Zone, decoding,
+    PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, Upload, Window, Zone, alerts, decoding,
 };
 use crate::window::announce::TopicPattern;
 
@@ -148,6 +148,7 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
             root.problem(&format!("source[{i}].upload"), why);
         }
     }
+    let alerts = alerts::read(&mut root);
     let segment = read_segment(root.section("segment"));
     let bucket = read_bucket(&mut root);
     let status = read_status(root.section("status"));
@@ -161,6 +162,7 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
         sources,
         buffer,
         windows,
+        alerts,
         segment,
         bucket: bucket?,
         status,

@@ -1,6 +1,7 @@
 //! What the reader of the configuration promises.
 
 use super::*;
+use crate::config::{Condition, Severity};
 
 fn parse_one(text: &str) -> Result<Config, Vec<Problem>> {
     let env = |name: &str| (name == "SITE").then(|| "north".to_owned());
@@ -157,6 +158,44 @@ fn windows_hop_lie_in_zones_and_choose_what_they_take_and_tell() {
         ("publish = \"windows/#\"", "window[0].publish", "'#'"),
         ("publish = \"{device}/x\"", "window[0].publish", "level of its own"),
         ("functions = { t = \"min\" }", "window[0].functions.t", "a list"),
+    ] {
+        let problems = with(text).unwrap_err();
+        let found = problems.iter().any(|p| p.path == path && p.message.contains(hint));
+        assert!(found, "{text}: {problems:?}");
+    }
+}
+
+#[test]
+fn an_alert_has_one_condition_and_closes_on_its_right_side() {
+    let with = |text: &str| parse_one(&format!("{SMALL}\n[[alert]]\nname = \"a\"\n{text}"));
+    let rule = |text: &str| with(text).unwrap().alerts.remove(0);
+    let hot =
+        rule("above = 80\nclear = 75.5\nhold = \"30s\"\nseverity = \"critical\"\nmetrics = [\"temp*\"]");
+    assert_eq!(hot.condition, Condition::Above { threshold: 80.0, clear: 75.5 });
+    assert_eq!(
+        (hot.severity, hot.hold, hot.metrics),
+        (Severity::Critical, 30 * SECOND, vec!["temp*".to_owned()])
+    );
+    assert_eq!(rule("below = -3.5").condition, Condition::Below { threshold: -3.5, clear: -3.5 });
+    assert_eq!(rule("changes = 2").condition, Condition::Changes { per_second: 2.0 });
+    let silent = rule("silent = \"10m\"\npublish = \"tributary/{gateway}/alerts/{rule}/{device}\"");
+    assert_eq!(
+        (silent.condition, silent.severity),
+        (Condition::Silent { after: 10 * MINUTE }, Severity::Warning)
+    );
+    assert!(silent.publish.is_some());
+    for (text, path, hint) in [
+        ("", "alert[0].above", "exactly one"),
+        ("above = 1\nbelow = 0", "alert[0].above", "exactly one"),
+        ("above = \"80\"", "alert[0].above", "expected a number"),
+        ("above = nan", "alert[0].above", "expected a number"),
+        ("above = 80\nclear = 81", "alert[0].clear", "never stay open"),
+        ("below = 5\nclear = 4", "alert[0].clear", "never stay open"),
+        ("changes = 0", "alert[0].changes", "greater than 0"),
+        ("silent = \"10m\"\nclear = 1", "alert[0].clear", "belongs to"),
+        ("silent = 10", "alert[0].silent", "unit"),
+        ("above = 1\nseverity = \"bad\"", "alert[0].severity", "critical"),
+        ("above = 1\n[[alert]]\nname = \"a\"\nabove = 2", "alert[1].name", "used twice"),
     ] {
         let problems = with(text).unwrap_err();
         let found = problems.iter().any(|p| p.path == path && p.message.contains(hint));

@@ -110,6 +110,25 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A finite number.
+    pub(super) fn number(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.take(key)?;
+        let number = match value {
+            Value::Float(n) if n.is_finite() => Some(n),
+            Value::Integer(n) => Some(n as f64),
+            _ => None,
+        };
+        if number.is_none() {
+            self.problem(key, format!("got {}, expected a number", describe(&value)));
+        }
+        number
+    }
+
+    /// Whether somebody wrote that key.
+    pub(super) fn is_there(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// A duration with its unit, as microseconds, within `range`.
     pub(super) fn duration(&mut self, key: &'static str, range: RangeInclusive<i64>, default: i64) -> i64 {
         let Some(value) = self.take(key) else { return default };

@@ -1,6 +1,6 @@
 //! What is in force, as lines of `key = value` for people.
 
-use super::{Config, Credentials, Function, MqttVersion, ReleaseOn, Upload};
+use super::{Condition, Config, Credentials, Function, MqttVersion, ReleaseOn, Upload};
 
 /// The effective configuration, one key a line. Names files that hold secrets, never the secrets.
 pub fn show(c: &Config) -> String {
@@ -81,6 +81,32 @@ pub fn show(c: &Config) -> String {
         line(&at("lateness"), duration(w.lateness));
         line(&at("idle"), duration(w.idle));
         line(&at("correction_horizon"), duration(w.correction_horizon));
+    }
+    for (i, a) in c.alerts.iter().enumerate() {
+        let at = |key: &str| format!("alert[{i}].{key}");
+        line(&at("name"), quote(&a.name));
+        line(&at("severity"), quote(a.severity.name()));
+        for (key, globs) in [("sources", &a.sources), ("devices", &a.devices), ("metrics", &a.metrics)] {
+            if !globs.is_empty() {
+                line(&at(key), list(globs.iter().map(String::as_str)));
+            }
+        }
+        match a.condition {
+            Condition::Above { threshold, clear } => {
+                line(&at("above"), threshold.to_string());
+                line(&at("clear"), clear.to_string());
+            }
+            Condition::Below { threshold, clear } => {
+                line(&at("below"), threshold.to_string());
+                line(&at("clear"), clear.to_string());
+            }
+            Condition::Changes { per_second } => line(&at("changes"), per_second.to_string()),
+            Condition::Silent { after } => line(&at("silent"), duration(after)),
+        }
+        line(&at("hold"), duration(a.hold));
+        if let Some(topic) = &a.publish {
+            line(&at("publish"), quote(&topic.to_string()));
+        }
     }
     line("segment.max_rows", c.segment.max_rows.to_string());
     line("segment.max_bytes", bytes(c.segment.max_bytes));

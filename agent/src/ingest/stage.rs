@@ -418,10 +418,15 @@ fn is_marker(topic: &str) -> bool {
         .is_some_and(|id| !id.contains('/'))
 }
 
-/// What the topics begin with on which the windows of `config` are told.
+/// What the topics begin with on which the windows and alerts of `config` are told.
 fn own_topics(config: &Config) -> Vec<String> {
     let beginning = |w: &Window| Some(w.publish.as_ref()?.beginning(config.gateway.as_str(), &w.name));
-    config.windows.iter().filter_map(beginning).collect()
+    let windows = config.windows.iter().filter_map(beginning);
+    let alerts = config
+        .alerts
+        .iter()
+        .filter_map(|rule| Some(rule.publish.as_ref()?.beginning(config.gateway.as_str(), &rule.name)));
+    windows.chain(alerts).collect()
 }
 
 /// The name under which a broker's session is known: the same client at the same place.

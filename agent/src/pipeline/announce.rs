@@ -11,7 +11,7 @@ use super::folding::fold;
 use super::shared::Shared;
 use crate::ingest::decode::Outgoing;
 use crate::ingest::mqtt::OUTGOING;
-use crate::window::announce::message;
+use crate::window::announce::{message, names_of};
 use crate::window::emit::Folded;
 
 /// Windows of one series each that are told in one pass: so that acknowledgements and they find room for the socket.
@@ -56,7 +56,7 @@ pub(super) fn tell(shared: &Shared, folded: &Folded) -> usize {
             else {
                 continue;
             };
-            let topic = topic.topic(gateway, &decision.window, &entry);
+            let topic = topic.topic(&names_of(gateway, &decision.window, &entry));
             publisher.publish(Outgoing { topic, payload: message(row, &entry, gateway) });
             told += 1;
         }

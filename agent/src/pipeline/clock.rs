@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tributary_contract::time::Timestamp;
 
-use crate::clock::{BUILT, Facts, Moment, judge};
+use crate::clock::{BUILT, Facts, Moment, STEP, judge};
 
 /// What `/proc/uptime` counts in, microseconds.
 const TICK: i64 = 10_000;
@@ -16,7 +16,8 @@ const LOOKS: usize = 5;
 
 /// Where time comes from.
 pub trait Clock: Send + Sync + 'static {
-    /// Now, UTC. While the clock isn't synchronised: as it goes on since the last look at [`Clock::moment`].
+    /// Now, UTC: as it goes on from the moment that was last settled. So a step of the clock is there for all stages at
+    /// once, when each has taken note of it.
     fn now(&self) -> Timestamp;
 
     /// Looks at both clocks, and whether wall time can be believed. Only intake looks, because it keeps apart what was
@@ -24,6 +25,9 @@ pub trait Clock: Send + Sync + 'static {
     fn moment(&self) -> Moment {
         Moment::believed(self.now())
     }
+
+    /// From now on [`Clock::now`] goes by this moment: every stage knows of the step that led to it, if one did.
+    fn settle(&self, _moment: Moment) {}
 
     /// Tells of the newest time that the buffer has seen: a clock that isn't synchronised shows no earlier one.
     fn has_seen(&self, _newest: Timestamp) {}
@@ -36,12 +40,12 @@ pub struct SystemClock(Mutex<Look>);
 #[derive(Debug)]
 struct Look {
     seen: Timestamp,
-    last: Option<(Moment, Instant)>,
+    settled: Option<(Moment, Instant)>,
 }
 
 impl Default for SystemClock {
     fn default() -> Self {
-        Self(Mutex::new(Look { seen: BUILT, last: None }))
+        Self(Mutex::new(Look { seen: BUILT, settled: None }))
     }
 }
 
@@ -53,20 +57,23 @@ impl SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        match self.look().last {
-            Some((moment, at)) if !moment.synced => {
-                moment.wall.plus(i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX))
-            }
-            _ => system(),
-        }
+        let shows = system();
+        let Some((moment, at)) = self.look().settled else { return shows };
+        let goes_on = moment.wall.plus(i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX));
+        // A clock that is adjusted a little is followed; one that stepped isn't before that is settled.
+        if moment.synced && shows.since(goes_on).abs() <= STEP { shows } else { goes_on }
     }
 
     fn moment(&self) -> Moment {
         let facts = facts();
         let mut look = self.look();
         let moment = judge(&facts, look.seen);
-        look.last = Some((moment, Instant::now()));
+        look.settled.get_or_insert_with(|| (moment, Instant::now()));
         moment
+    }
+
+    fn settle(&self, moment: Moment) {
+        self.look().settled = Some((moment, Instant::now()));
     }
 
     fn has_seen(&self, newest: Timestamp) {
@@ -160,6 +167,23 @@ mod tests {
             assert_eq!(wall.since(Timestamp(1_000_000_000)), up.unwrap(), "busy {busy} times");
         }
         assert_eq!(together(|| None, || Timestamp(7)), (Timestamp(7), None));
+    }
+
+    #[test]
+    fn a_step_shows_only_when_it_is_settled() {
+        let clock = SystemClock::default();
+        let is_near = |off: i64| clock.now().since(system().plus(off)).abs() <= STEP;
+        assert!(is_near(0), "before anybody looked");
+        let moment = clock.moment();
+        assert!(is_near(0));
+        // The clock was an hour ahead until now: what it showed goes on.
+        let hour = 1800 * STEP;
+        clock.settle(Moment { wall: moment.wall.plus(hour), synced: true, ..moment });
+        assert!(is_near(hour));
+        let again = clock.moment();
+        assert!(is_near(hour), "looked at, and not settled");
+        clock.settle(Moment { synced: true, ..again });
+        assert!(is_near(0));
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Intake {
             self.moment = now;
             self.stage.clock_stepped(step.by);
             self.shared.windows().clock_stepped(step.by);
+            self.shared.alerts().clock_stepped(step.by);
             self.shared.live().clock_stepped(step.by);
             self.step = Some(step);
         } else if before.synced != now.synced {
@@ -201,6 +202,7 @@ impl Intake {
             self.flush(before.wall).await?;
             self.moment = now;
         }
+        self.shared.clock.settle(now);
         self.stage.clock_is(now.synced);
         self.shared.live().clock_synced = now.synced;
         self.stamp(now).await
@@ -238,6 +240,7 @@ impl Intake {
         let dictionary = |key| self.shared.dictionary.get(key);
         for rows in &stamped {
             self.shared.windows().observe(rows, &dictionary, now.wall);
+            self.shared.alerts().observe(rows, &dictionary, now.wall);
         }
         self.held_since = None;
         self.shared.live().notices.remove("clock");
@@ -410,6 +413,7 @@ impl Intake {
         if !after.appended.rows.is_empty() {
             let dictionary = |key| self.shared.dictionary.get(key);
             self.shared.windows().observe(&after.appended.rows, &dictionary, self.shared.now());
+            self.shared.alerts().observe(&after.appended.rows, &dictionary, self.shared.now());
             self.shared.committed.notify_one();
         }
         if after.stop.is_some() {

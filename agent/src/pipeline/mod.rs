@@ -10,6 +10,7 @@
 //! Stopping is in order: intake commits what it has and acknowledges it; sealing and delivery end after their step;
 //! the buffer is closed with the mark of a clean stop. Nothing needs the clean stop to be right.
 
+mod alerts;
 mod announce;
 mod clock;
 mod counters;
@@ -41,13 +42,14 @@ use tributary_contract::id::Epoch;
 use tributary_contract::status::{BrokerStatus, GatewayStatus, SourceStatus};
 use tributary_contract::time::Timestamp;
 
+pub use alerts::alert;
 pub use announce::announce;
 pub use clock::{Clock, SystemClock};
 pub use delivery::Deliverer;
 pub use intake::{Intake, Turn, subscribed_key};
 pub use report::report;
 pub use sealing::Sealer;
-pub use shared::{Live, Shared, StartAgain};
+pub use shared::{Live, Shared, Stages, StartAgain};
 
 use crate::buffer::{Buffer, BufferThread, Dictionary, Faults, NoFaults, OpenError, OpenEvent, OpenSettings};
 use crate::config::{Config, Upload, load};
@@ -309,11 +311,15 @@ pub async fn open(
 
     let (now, names, of) = (clock.now(), Arc::clone(&dictionary), Arc::clone(config));
     let windows = buffer.run(move |b| windows_of(b, &of, &names, now)).await??;
+    let (names, of) = (Arc::clone(&dictionary), Arc::clone(config));
+    let alerts = buffer.run(move |b| alerts::alerts_of(b, &of, &names, now)).await??;
+    // Of another life.
+    shared::lock(live).alerts_kept = None;
     let shared = Shared::new(
         Arc::clone(config),
         buffer,
         dictionary,
-        windows,
+        Stages { windows, alerts },
         Arc::clone(live),
         status.clone(),
         Arc::clone(clock),
@@ -339,11 +345,8 @@ fn windows_of(
     // be emitted as if for the first time.
     windows.due(now, false);
     let lookup = |key| names.get(key);
-    b.scan_after(0, |span, rows| {
-        if windows.must_observe_again(span) {
-            windows.observe(rows, &lookup, now);
-        }
-    })?;
+    let wanted = b.batches(|span| windows.must_observe_again(span))?;
+    b.scan_batches(&wanted, |_, rows| windows.observe(rows, &lookup, now))?;
     Ok(windows)
 }
 
@@ -462,7 +465,11 @@ async fn seal_loop(shared: Arc<Shared>, bucket: Arc<S3Bucket>, end: Cancellation
 
 async fn announce_loop(shared: Arc<Shared>, end: CancellationToken) -> anyhow::Result<()> {
     let tells = shared.config.windows.iter().any(|w| w.publish.is_some());
-    while tells {
+    if !tells && shared.alerts().is_idle() {
+        end.cancelled().await;
+    }
+    while !end.is_cancelled() {
+        alert(&shared, shared.now()).await?;
         announce(&shared, shared.now()).await?;
         tokio::select! {
             () = end.cancelled() => break,
@@ -471,7 +478,6 @@ async fn announce_loop(shared: Arc<Shared>, end: CancellationToken) -> anyhow::R
             () = sleep(ANNOUNCE_EVERY) => {}
         }
     }
-    end.cancelled().await;
     Ok(())
 }
 
@@ -595,6 +601,7 @@ pub fn first_status(config: &Config, clock: &dyn Clock) -> GatewayStatus {
         redelivered: Default::default(),
         rejected: Default::default(),
         too_late: 0,
+        alerts: 0,
         buffer: Default::default(),
         segments: Default::default(),
         link: Default::default(),

@@ -56,6 +56,7 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
         redelivered: redelivered_by_rule(books.redelivered),
         rejected: books.rejected.iter().map(|(reason, n)| (reason.code().to_owned(), *n)).collect(),
         too_late: shared.windows().too_late(),
+        alerts: shared.alerts().open() as u64,
         buffer: BufferStatus {
             bytes: stats.bytes,
             reusable: sizes.reusable,

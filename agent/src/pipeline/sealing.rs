@@ -19,10 +19,10 @@ use super::announce::tell;
 use super::folding::fold;
 use super::shared::{Shared, StartAgain};
 use super::thinning::verdict;
-use super::{decoded, windows_of};
+use super::windows_of;
 use crate::buffer::{
-    Adopted, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row, Sealing,
-    SeriesEntry,
+    Adopted, AlertRow, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row,
+    Sealing, SeriesEntry,
 };
 use crate::config::{HOUR, Segment};
 use crate::offload::offload;
@@ -237,7 +237,9 @@ impl Sealer {
         let mut sealed = 0;
         loop {
             let drained = self.shared.live().drained.iter().all(|d| *d);
-            let Some(plan) = self.shared.windows().due_of(through, now, drained) else { return Ok(sealed) };
+            // By the clock of this very moment: a step that the windows have taken note of since isn't silence.
+            let at = self.shared.now();
+            let Some(plan) = self.shared.windows().due_of(through, at, drained) else { return Ok(sealed) };
             debug!(windows = plan.windows.len(), spans = plan.spans.len(), "closing windows");
             sealed += self.emit(plan, now).await?;
         }
@@ -308,7 +310,7 @@ impl Sealer {
         most: Option<u64>,
         now: Timestamp,
     ) -> anyhow::Result<Option<(Next, Vec<Group>)>> {
-        let (readings, series, gaps, rejects) = self
+        let (readings, series, gaps, rejects, alerts) = self
             .shared
             .buffer
             .run(|b| -> anyhow::Result<_> {
@@ -317,6 +319,7 @@ impl Sealer {
                     b.series_to_seal(),
                     b.gaps_waiting()?,
                     b.rejects_waiting(REJECTS_AT_ONCE)?,
+                    b.alerts_to_seal()?,
                 ))
             })
             .await??;
@@ -335,6 +338,7 @@ impl Sealer {
         series.iter().for_each(|s| *side.entry(group_of(&s.namespace, s)).or_default() += 1);
         gaps.iter().for_each(|g| *side.entry(group_of(&g.namespace, g)).or_default() += 1);
         rejects.iter().for_each(|r| *side.entry(group_of(&r.namespace, r)).or_default() += 1);
+        alerts.iter().for_each(|a| *side.entry(group_of(&a.namespace, a)).or_default() += 1);
         self.waiting_since.retain(|group, _| side.contains_key(group));
         for (group, rows) in side {
             let oldest = *self.waiting_since.entry(group.clone()).or_insert(now);
@@ -381,8 +385,14 @@ impl Sealer {
                 let contents = Contents::Rejects(rows.iter().map(|r| r.id).collect());
                 return self.seal(&namespace, day, rows, contents, None, now, None).await;
             }
-            // Sealed as they are emitted; alerts come from nowhere yet.
-            Table::Aggregates | Table::Alerts => return Ok(0),
+            Table::Alerts => {
+                let mut rows = self.shared.buffer.run(|b| b.alerts_to_seal()).await??;
+                rows.retain(|a| group_of(&a.namespace, a) == wanted);
+                let contents = Contents::Alerts(rows.iter().map(AlertRow::id).collect());
+                return self.seal(&namespace, day, rows, contents, None, now, None).await;
+            }
+            // Sealed as they are emitted.
+            Table::Aggregates => return Ok(0),
         }
         Ok(1)
     }
@@ -567,6 +577,7 @@ fn into_buffer_words(contents: readback::Contents) -> ReadbackContents {
         readback::Contents::Series(ids) => ReadbackContents::Series(ids),
         readback::Contents::Gaps(ids) => ReadbackContents::Gaps(ids),
         readback::Contents::Rejects(keys) => ReadbackContents::Rejects(keys),
+        readback::Contents::Alerts(ids) => ReadbackContents::Alerts(ids),
     }
 }
 
@@ -596,4 +607,4 @@ macro_rules! without_seen {
         }
     )*};
 }
-without_seen!(SeriesEntry, GapRow, RejectRow);
+without_seen!(SeriesEntry, GapRow, RejectRow, AlertRow);

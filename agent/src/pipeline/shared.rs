@@ -9,6 +9,7 @@ use tributary_contract::time::Timestamp;
 
 use super::clock::Clock;
 use super::room;
+use crate::alert::Alerts;
 use crate::buffer::{BufferThread, Dictionary};
 use crate::config::Config;
 use crate::ingest::mqtt::Publisher;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub dictionary: Arc<Dictionary>,
     /// The window stage.
     windows: Arc<Mutex<Windows>>,
+    /// The alerts.
+    alerts: Mutex<Alerts>,
     /// What only the running agent knows.
     live: Arc<Mutex<Live>>,
     /// The newest status; also what the local endpoint shows.
@@ -42,6 +45,14 @@ pub struct Shared {
     pub committed: Notify,
     /// Something was sealed: delivery may have work.
     pub sealed: Notify,
+}
+
+/// What the stages behind the buffer remember.
+pub struct Stages {
+    /// The window stage.
+    pub windows: Windows,
+    /// The alerts.
+    pub alerts: Alerts,
 }
 
 /// What isn't in the buffer, because it begins anew with each start.
@@ -79,6 +90,8 @@ pub struct Live {
     pub payload_bytes: u64,
     /// The commit interval that the flash budget leaves, microseconds; none before the first report.
     pub commit_interval: Option<i64>,
+    /// When the state of the alerts was last kept, and up to which seq it then was.
+    pub alerts_kept: Option<(Timestamp, u64)>,
     /// When what is counted of flash was last kept.
     pub flash_kept_at: Option<Timestamp>,
     /// What else an operator should know, by what it is about; a later one replaces an earlier one.
@@ -104,7 +117,7 @@ impl Shared {
         config: Arc<Config>,
         buffer: BufferThread,
         dictionary: Arc<Dictionary>,
-        windows: Windows,
+        stages: Stages,
         live: Arc<Mutex<Live>>,
         status: watch::Sender<Arc<GatewayStatus>>,
         clock: Arc<dyn Clock>,
@@ -113,7 +126,8 @@ impl Shared {
             config,
             buffer,
             dictionary,
-            windows: Arc::new(Mutex::new(windows)),
+            windows: Arc::new(Mutex::new(stages.windows)),
+            alerts: Mutex::new(stages.alerts),
             live,
             status,
             clock,
@@ -131,6 +145,11 @@ impl Shared {
     /// The window stage for work on the buffer's thread, which must not hold on to that thread itself.
     pub fn window_stage(&self) -> Arc<Mutex<Windows>> {
         Arc::clone(&self.windows)
+    }
+
+    /// The alerts, for as long as the guard lives. Never held over an await.
+    pub fn alerts(&self) -> MutexGuard<'_, Alerts> {
+        self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up the ballast; false if there was none.

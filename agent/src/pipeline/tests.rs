@@ -1,5 +1,6 @@
 //! What the loops promise over a real buffer and a bucket in memory: nothing let go too early, nothing stuck for ever.
 
+mod alerts;
 mod announce;
 mod budget;
 mod clock;
@@ -333,10 +334,10 @@ async fn a_damaged_segment_file_in_doubt_does_not_keep_the_rest_from_being_seale
     let clock: Arc<dyn Clock> = world.clock.clone();
     let (status, _) = watch::channel(Arc::new(first_status(&world.config, &*clock)));
     let dictionary = opened.buffer.dictionary();
-    let windows = Windows::new(&[], 0);
+    let stages = Stages { windows: Windows::new(&[], 0), alerts: crate::alert::Alerts::new(&[], 0) };
     let buffer = BufferThread::start(opened.buffer).unwrap();
     let shared =
-        Arc::new(Shared::new(Arc::clone(&world.config), buffer, dictionary, windows, live, status, clock));
+        Arc::new(Shared::new(Arc::clone(&world.config), buffer, dictionary, stages, live, status, clock));
     world.later(2 * SECOND);
     Sealer::new(Arc::clone(&shared)).pass(&*world.bucket, world.now()).await.unwrap_err();
     world.end(shared).await;

@@ -15,7 +15,7 @@ use tributary_contract::series::Tags;
 use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 
-use crate::buffer::row::{GapRow, RejectRow, Row, SeriesEntry};
+use crate::buffer::row::{AlertRow, GapRow, RejectRow, Row, SeriesEntry};
 use crate::config::Function;
 use crate::reading::Value;
 use crate::window::emit::AggregateRow;
@@ -358,6 +358,40 @@ impl TableRow for RejectRow {
             longs(rows.iter().map(|r| r.size)),
             Arc::new(rows.iter().map(|r| r.payload.as_deref()).collect::<BinaryArray>()),
             longs(rows.iter().map(|r| r.occurrences)),
+        ])
+    }
+}
+
+impl TableRow for AlertRow {
+    const TABLE: Table = Table::Alerts;
+
+    fn at(&self) -> Timestamp {
+        self.ts
+    }
+
+    fn put_in_order(rows: &mut [Self], _: &Entries) {
+        rows.sort_by(|a, b| {
+            let key = |r: &Self| (r.ts, r.open);
+            (&a.device, &a.metric)
+                .cmp(&(&b.device, &b.metric))
+                .then_with(|| key(a).cmp(&key(b)))
+                .then_with(|| (&a.rule, a.series).cmp(&(&b.rule, b.series)))
+        });
+    }
+
+    fn columns(rows: &[Self], _: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
+        Ok(vec![
+            times(rows.iter().map(|r| r.ts)),
+            texts(rows.iter().map(|r| &r.device)),
+            texts(rows.iter().map(|r| &r.metric)),
+            ids(rows.iter().map(|r| r.series)),
+            texts(rows.iter().map(|r| &r.rule)),
+            texts(rows.iter().map(|r| &r.severity)),
+            texts(rows.iter().map(|r| r.state())),
+            doubles(rows.iter().map(|r| r.value)),
+            doubles(rows.iter().map(|r| r.expected)),
+            doubles(rows.iter().map(|_| None)),
+            maybe_texts(rows.iter().map(|_| None::<&str>)),
         ])
     }
 }

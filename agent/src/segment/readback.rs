@@ -25,7 +25,7 @@ use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
 use super::parquet::SEEN_KEY;
-use crate::buffer::row::RejectKey;
+use crate::buffer::row::{AlertRow, RejectKey};
 use crate::window::decision::{Decided, Decision, Seen};
 use crate::window::fold::Aggregate;
 use crate::window::merge::Part;
@@ -57,6 +57,8 @@ pub enum Contents {
     Gaps(Vec<String>),
     /// Rejects.
     Rejects(Vec<RejectKey>),
+    /// Names of alerts.
+    Alerts(Vec<String>),
 }
 
 /// Why bytes aren't a segment that can be read back.
@@ -83,9 +85,6 @@ pub enum ReadbackError {
     /// Columns or field ids aren't the table's.
     #[error("columns or field ids aren't those of table {0}")]
     Schema(Table),
-    /// A table that no agent of this version writes.
-    #[error("segments of table {0} aren't written by this agent")]
-    Table(Table),
     /// Rows and manifest disagree.
     #[error("the rows disagree with the manifest: {0}")]
     Rows(&'static str),
@@ -129,7 +128,7 @@ fn decode(bytes: Bytes) -> Result<Readback, ReadbackError> {
         Table::Series => Contents::Series(Vec::new()),
         Table::Gaps => Contents::Gaps(Vec::new()),
         Table::Rejects => Contents::Rejects(Vec::new()),
-        Table::Alerts => return Err(ReadbackError::Table(table)),
+        Table::Alerts => Contents::Alerts(Vec::new()),
     };
     let wanted = ["gateway", "buffer_epoch", "segment_number", table.day_column().name];
     let roots = table.columns().iter().enumerate().filter_map(|(i, column)| {
@@ -185,7 +184,7 @@ const fn own_columns(table: Table) -> &'static [&'static str] {
         Table::Series => &["series"],
         Table::Gaps => &["id"],
         Table::Rejects => &["received_at", "topic", "source", "reason"],
-        Table::Alerts => &[],
+        Table::Alerts => &["ts", "series", "rule", "state"],
     }
 }
 
@@ -299,6 +298,13 @@ fn collect(
             }
         }
         Contents::Gaps(ids) => ids.extend(texts("id")?.iter().flatten().map(str::to_owned)),
+        Contents::Alerts(ids) => {
+            let (at, series, rules, states) =
+                (times("ts")?, texts("series")?, texts("rule")?, texts("state")?);
+            ids.extend((0..batch.num_rows()).map(|i| {
+                AlertRow::id_of(rules.value(i), series.value(i), Timestamp(at.value(i)), states.value(i))
+            }));
+        }
         Contents::Rejects(keys) => {
             let (at, topics, sources, reasons) =
                 (times("received_at")?, texts("topic")?, texts("source")?, texts("reason")?);

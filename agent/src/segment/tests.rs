@@ -25,7 +25,7 @@ use super::columns::{EncodeError, Provenance, TableRow};
 use super::encoding::ROW_GROUP;
 use super::parquet::{Builder, Encoded, Facts};
 use super::readback::{self, Contents, ReadbackError};
-use crate::buffer::row::{GapRow, RejectKey, RejectRow, Row, SeriesEntry};
+use crate::buffer::row::{AlertRow, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 use crate::config::{Function, Functions, MINUTE, SECOND};
 use crate::reading::Value;
 use crate::window::decision::Seen;
@@ -294,7 +294,21 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
     let series = encode(vec![entry(4, "b", "x", Tags::new()), entry(3, "a", "y", tags(&[("k", "v")]))]);
     let gaps = encode(vec![some_gap("g2"), some_gap("g1")]);
     let rejects = encode(vec![some_reject(2), some_reject(1)]);
+    let alert = |open: bool| AlertRow {
+        namespace: Namespace::default(),
+        ts: DAY.start().plus(i64::from(!open)),
+        device: "boiler".into(),
+        metric: "temp".into(),
+        series: SeriesId(7),
+        rule: "too hot".into(),
+        severity: "warning".into(),
+        open,
+        value: Some(60.5),
+        expected: None,
+    };
+    let alerts = encode(vec![alert(false), alert(true)]);
     for (encoded, table) in [
+        (&alerts, Table::Alerts),
         (&aggregates, Table::Aggregates),
         (&series, Table::Series),
         (&gaps, Table::Gaps),
@@ -319,6 +333,9 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
         RejectKey { received_at, topic, source, reason }
     };
     assert_eq!(contents(&rejects), Contents::Rejects(vec![key(1), key(2)]));
+    assert_eq!(contents(&alerts), Contents::Alerts(vec![alert(true).id(), alert(false).id()]));
+    let batch = &batches(&alerts)[0];
+    assert_eq!(texts(batch, "state"), [Some("open".to_owned()), Some("closed".to_owned())]);
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub struct Facts {
     pub rejected: BTreeMap<String, u64>,
     /// Readings too late for any correction.
     pub too_late: u64,
+    /// Alerts that are open.
+    pub alerts: u64,
     /// The buffer.
     pub buffer: BufferStatus,
     /// Segments by state.
@@ -98,6 +100,7 @@ pub fn judge(facts: Facts) -> GatewayStatus {
         redelivered: facts.redelivered,
         rejected: facts.rejected,
         too_late: facts.too_late,
+        alerts: facts.alerts,
         buffer: facts.buffer,
         segments: facts.segments,
         link: facts.link,
@@ -207,6 +210,7 @@ pub(crate) mod tests {
             redelivered: BTreeMap::new(),
             rejected: BTreeMap::new(),
             too_late: 0,
+            alerts: 0,
             buffer: BufferStatus { max_bytes: 1_000_000, bytes: 10_000, ..Default::default() },
             segments: SegmentStatus::default(),
             link: LinkStatus::default(),

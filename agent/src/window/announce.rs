@@ -27,7 +27,7 @@ pub enum AnnounceError {
     Character(char),
     /// A name in braces that there isn't, or a brace alone.
     #[error(
-        "{0:?} isn't known: write {{gateway}}, {{namespace}}, {{window}}, {{source}}, {{device}} or {{metric}}"
+        "{0:?} isn't known: write {{gateway}}, {{namespace}}, {{window}} (or {{rule}}), {{source}}, {{device}} or {{metric}}"
     )]
     Name(String),
     /// Own messages couldn't be told from those of sources.
@@ -43,6 +43,7 @@ enum Name {
     Gateway,
     Namespace,
     Window,
+    Rule,
     Source,
     Device,
     Metric,
@@ -54,6 +55,7 @@ impl Name {
             "gateway" => Self::Gateway,
             "namespace" => Self::Namespace,
             "window" => Self::Window,
+            "rule" => Self::Rule,
             "source" => Self::Source,
             "device" => Self::Device,
             "metric" => Self::Metric,
@@ -63,7 +65,7 @@ impl Name {
 
     /// Whether it is the same for all windows of one definition.
     const fn is_fixed(self) -> bool {
-        matches!(self, Self::Gateway | Self::Window)
+        matches!(self, Self::Gateway | Self::Window | Self::Rule)
     }
 }
 
@@ -73,7 +75,24 @@ enum Piece {
     Name(Name),
 }
 
-/// A template of the topics of one definition's windows.
+/// What a topic may name.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// Who tells.
+    pub gateway: &'a str,
+    /// The window's definition, or the alert's rule.
+    pub definition: &'a str,
+    /// Owner of the data.
+    pub namespace: &'a str,
+    /// Source; of alerts there is none.
+    pub source: &'a str,
+    /// Device.
+    pub device: &'a str,
+    /// Metric.
+    pub metric: &'a str,
+}
+
+/// A template of the topics of one definition's windows, or of one rule's alerts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPattern(Vec<Piece>);
 
@@ -126,21 +145,38 @@ impl TopicPattern {
         out
     }
 
-    /// The topic of a window of that series.
-    pub fn topic(&self, gateway: &GatewayId, window: &str, entry: &SeriesEntry) -> String {
+    /// Whether it names the source.
+    pub fn names_source(&self) -> bool {
+        self.0.contains(&Piece::Name(Name::Source))
+    }
+
+    /// The topic of one window, or of one alert.
+    pub fn topic(&self, names: &Names<'_>) -> String {
         let mut out = String::new();
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.push_str(text),
-                Piece::Name(Name::Gateway) => level(gateway.as_str(), &mut out),
-                Piece::Name(Name::Namespace) => level(entry.namespace.as_str(), &mut out),
-                Piece::Name(Name::Window) => level(window, &mut out),
-                Piece::Name(Name::Source) => level(&entry.source, &mut out),
-                Piece::Name(Name::Device) => level(&entry.device, &mut out),
-                Piece::Name(Name::Metric) => level(&entry.metric, &mut out),
+                Piece::Name(Name::Gateway) => level(names.gateway, &mut out),
+                Piece::Name(Name::Namespace) => level(names.namespace, &mut out),
+                Piece::Name(Name::Window | Name::Rule) => level(names.definition, &mut out),
+                Piece::Name(Name::Source) => level(names.source, &mut out),
+                Piece::Name(Name::Device) => level(names.device, &mut out),
+                Piece::Name(Name::Metric) => level(names.metric, &mut out),
             }
         }
         out
+    }
+}
+
+/// What a topic may name of a window of that series.
+pub fn names_of<'a>(gateway: &'a GatewayId, window: &'a str, entry: &'a SeriesEntry) -> Names<'a> {
+    Names {
+        gateway: gateway.as_str(),
+        definition: window,
+        namespace: entry.namespace.as_str(),
+        source: &entry.source,
+        device: &entry.device,
+        metric: &entry.metric,
     }
 }
 
@@ -222,11 +258,11 @@ pub fn message(row: &AggregateRow, entry: &SeriesEntry, gateway: &GatewayId) -> 
     serde_json::to_vec(&message).unwrap_or_default()
 }
 
-/// Whether a topic is one on which a gateway tells its windows by the example of the documentation: one that takes
+/// Whether a topic is one on which a gateway tells its windows and alerts by the example of the documentation: one that takes
 /// everything sees those of others too.
 pub fn is_announcement(topic: &str) -> bool {
     let behind = topic.strip_prefix("tributary/").and_then(|rest| rest.split_once('/'));
-    behind.is_some_and(|(_, rest)| rest.starts_with("windows/"))
+    behind.is_some_and(|(_, rest)| rest.starts_with("windows/") || rest.starts_with("alerts/"))
 }
 
 impl std::fmt::Display for TopicPattern {
@@ -240,6 +276,7 @@ impl std::fmt::Display for TopicPattern {
                         Name::Gateway => "gateway",
                         Name::Namespace => "namespace",
                         Name::Window => "window",
+                        Name::Rule => "rule",
                         Name::Source => "source",
                         Name::Device => "device",
                         Name::Metric => "metric",
@@ -291,12 +328,13 @@ mod tests {
         let pattern = TopicPattern::parse(USUAL).unwrap();
         assert_eq!(pattern.to_string(), USUAL);
         assert_eq!(pattern.beginning("gw-1", "1m"), "tributary/gw-1/windows/1m/");
-        let topic = pattern.topic(&gateway(), "15m every 5m", &entry("hall/3#", ""));
+        let topic = pattern.topic(&names_of(&gateway(), "15m every 5m", &entry("hall/3#", "")));
         assert_eq!(topic, "tributary/gw-1/windows/15m every 5m/hall_3_/_");
         assert!(is_announcement(&topic) && !is_announcement("tributary/gw-1/marker"));
         let other = TopicPattern::parse("site-{gateway}/{namespace}-{source}/x").unwrap();
-        assert_eq!(other.topic(&gateway(), "1m", &entry("d", "m")), "site-gw-1/tributary-plant/x");
+        assert_eq!(other.topic(&names_of(&gateway(), "1m", &entry("d", "m"))), "site-gw-1/tributary-plant/x");
         assert_eq!(other.beginning("gw-1", "1m"), "site-gw-1/");
+        assert!(other.names_source() && !pattern.names_source());
     }
 
     #[test]
@@ -359,7 +397,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_makes_a_topic_of_another_shape(device in any::<String>(), metric in any::<String>()) {
-            let topic = TopicPattern::parse(USUAL).unwrap().topic(&gateway(), "1m", &entry(&device, &metric));
+            let topic = TopicPattern::parse(USUAL).unwrap().topic(&names_of(&gateway(), "1m", &entry(&device, &metric)));
             let levels: Vec<&str> = topic.split('/').collect();
             prop_assert_eq!(levels.len(), 6);
             prop_assert!(levels.iter().all(|l| !l.is_empty()));

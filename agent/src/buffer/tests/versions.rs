@@ -78,6 +78,19 @@ fn story(world: &mut World) {
     let manifest = world.manifest(&sealing, &Namespace::default(), Table::Aggregates, day, 4);
     let contents = Contents::Aggregates { decisions: b"decided".to_vec(), newest: Timestamp(START) };
     buffer.finish_seal(&sealing, &manifest.key(), b"aggregates", &manifest, &contents).unwrap();
+    let alert = AlertRow {
+        namespace: Namespace::default(),
+        ts: Timestamp(START),
+        device: "boiler".into(),
+        metric: "t".into(),
+        series: tributary_contract::series::SeriesId(7),
+        rule: "hot".into(),
+        severity: "warning".into(),
+        open: true,
+        value: Some(60.5),
+        expected: Some(50.0),
+    };
+    buffer.save_alerts(&[alert], b"what is open").unwrap();
     world.append(&mut buffer, 3).unwrap();
     buffer.new_epoch("as after a fork", world.now).unwrap();
     world.append(&mut buffer, 2).unwrap();
@@ -119,6 +132,9 @@ fn a_frozen_buffer_of_every_version_opens_and_loses_nothing() {
         assert_eq!(rejects.iter().map(|r| r.topic.as_str()).collect::<Vec<_>>(), ["plant/x"], "{version}");
         let gaps = buffer.gaps_to_seal().unwrap();
         assert_eq!(gaps.iter().map(|g| g.id.as_str()).collect::<Vec<_>>(), ["session-0"], "{version}");
+        let alerts = buffer.alerts_to_seal().unwrap();
+        let since_3 = if version < 3 { 0 } else { 1 };
+        assert_eq!(alerts.iter().filter(|a| a.rule == "hot" && a.open).count(), since_3, "{version}");
         let names: BTreeSet<String> = buffer.series_to_seal().into_iter().map(|s| s.metric).collect();
         assert_eq!(names.into_iter().collect::<Vec<_>>(), ["p", "t"], "{version}");
         let tables: Vec<Table> = buffer.entries().unwrap().iter().map(|e| e.key.table).collect();

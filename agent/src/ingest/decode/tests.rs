@@ -44,6 +44,7 @@ pub(crate) fn config(sources: Vec<Source>) -> Config {
         sources,
         buffer: Buffer::default(),
         windows: Vec::new(),
+        alerts: Vec::new(),
         segment: Segment::default(),
         bucket: Bucket {
             name: "lake".into(),

@@ -1,0 +1,350 @@
+//! Alerts: rules on readings, judged on the gateway, network or not.
+//!
+//! **What comes in.** Rows of the journal after their commit, and again at a restart those that no kept state covers
+//! ([`Alerts::observe`]); the passing of time, for silence ([`Alerts::tick`]). **What goes out.** Alerts that opened and
+//! closed, and the state that becomes durable with them, in one transaction ([`Alerts::take`]).
+//!
+//! A series is judged by its readings in the order of their event times: one that is older than one judged before, or has
+//! a time or a value that can't be believed, changes nothing. Text has no numeric view; it only breaks a silence.
+//!
+//! **What survives a crash.** What is open, and up to which seq the journal was judged. What came after is judged again,
+//! with the same outcome: a row of `alerts` has a name made of rule, series, time and state, and is there once. After a
+//! new epoch, whose seqs can't be compared with the old ones, only new readings are judged.
+//!
+//! **What is deliberately absent.** A clock, a disk, and memory of readings: of a series the last one is held.
+
+mod standing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tributary_contract::id::Namespace;
+use tributary_contract::series::SeriesId;
+use tributary_contract::time::Timestamp;
+
+use self::standing::{Change, Point, Standing};
+use crate::buffer::row::{AlertRow, Row, SeriesEntry};
+use crate::config::{AlertRule, Condition};
+use crate::ingest::decode::pattern::glob;
+use crate::window::{has_trusted_time, has_trusted_value};
+
+/// All rules, and where each series stands by them.
+#[derive(Debug)]
+pub struct Alerts {
+    rules: Arc<[AlertRule]>,
+    ordinal: u32,
+    through: u64,
+    /// By dictionary key, place in `followed`; none where no rule looks at it.
+    keys: HashMap<u32, Option<usize>>,
+    places: HashMap<(Namespace, SeriesId), usize>,
+    followed: Vec<Followed>,
+    /// Every open alert: what is kept.
+    open: BTreeMap<(String, String, String), Open>,
+    changes: Vec<AlertRow>,
+    /// Whether what is kept isn't what is so, but for the seq.
+    changed: bool,
+    /// Since when everything that is said can be heard, by processing time.
+    listening: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    entry: Arc<SeriesEntry>,
+    newest: Option<Point>,
+    /// By processing time.
+    last_heard: Timestamp,
+    /// By number of a rule that looks at it.
+    standings: Vec<(u16, Standing)>,
+}
+
+/// An open alert, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Open {
+    rule: String,
+    namespace: Namespace,
+    series: String,
+    device: String,
+    metric: String,
+    severity: String,
+    since: Timestamp,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    ordinal: u32,
+    through: u64,
+    open: Vec<Open>,
+}
+
+impl Alerts {
+    /// Nothing known yet. `ordinal`: how many epochs the buffer had before this one.
+    pub fn new(rules: &[AlertRule], ordinal: u32) -> Self {
+        Self {
+            rules: rules.into(),
+            ordinal,
+            through: 0,
+            keys: HashMap::new(),
+            places: HashMap::new(),
+            followed: Vec::new(),
+            open: BTreeMap::new(),
+            changes: Vec::new(),
+            changed: false,
+            listening: None,
+        }
+    }
+
+    /// Whether there are neither rules nor alerts to close.
+    pub fn is_idle(&self) -> bool {
+        self.rules.is_empty() && self.open.is_empty() && self.changes.is_empty()
+    }
+
+    /// Takes up what was kept, before the first [`Alerts::observe`]. Gives the seq after which the journal is to be judged
+    /// again; none: only what comes from now on. What can't be read says nothing. Alerts of rules that are no more are
+    /// closed, at `now`.
+    pub fn restore(&mut self, kept: Option<&[u8]>, newest_seq: u64, now: Timestamp) -> Option<u64> {
+        let kept = kept.and_then(|bytes| serde_json::from_slice::<Kept>(bytes).ok());
+        let Some(Kept { ordinal, through, open }) = kept else {
+            self.through = newest_seq;
+            return None;
+        };
+        for alert in open {
+            if self.rules.iter().any(|r| r.name == alert.rule) {
+                self.open.insert(alert.key(), alert);
+            } else if let Ok(series) = alert.series.parse() {
+                let change = Change { opened: false, at: now.max(alert.since), value: None, expected: None };
+                self.changes.push(alert.row(series, &change));
+                self.changed = true;
+            }
+        }
+        self.through = if ordinal == self.ordinal { through } else { newest_seq };
+        (ordinal == self.ordinal).then_some(through)
+    }
+
+    /// Whether a rule looks for silence.
+    pub fn looks_for_silence(&self) -> bool {
+        self.rules.iter().any(|r| matches!(r.condition, Condition::Silent { .. }))
+    }
+
+    /// Follows a series from now on, whether or not it is heard of: what was silent all the time is silent too.
+    pub fn follow(&mut self, entry: &Arc<SeriesEntry>, now: Timestamp) {
+        self.place_of(entry, now);
+    }
+
+    /// Takes readings that were judged in an earlier life, in the order of their seqs: for what the next ones are compared
+    /// with. How far back is for the caller to say; what isn't remembered begins anew.
+    pub fn remember(
+        &mut self,
+        rows: &[Row],
+        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
+        now: Timestamp,
+    ) {
+        let rules = Arc::clone(&self.rules);
+        for row in rows {
+            let Some(place) = self.place_of_key(row.series, dictionary, now) else { continue };
+            let Some(followed) = self.followed.get_mut(place) else { continue };
+            let before = followed.newest;
+            let Some(point) = point_of(row).filter(|p| before.is_none_or(|before| before.ts < p.ts)) else {
+                continue;
+            };
+            for (number, standing) in &mut followed.standings {
+                if let Some(rule) = rules.get(usize::from(*number)) {
+                    standing.remember(&rule.condition, point, before);
+                }
+            }
+            followed.newest = Some(point);
+        }
+    }
+
+    /// For how long the longest rule wants its condition to hold, microseconds.
+    pub fn longest_hold(&self) -> i64 {
+        self.rules.iter().map(|r| r.hold).max().unwrap_or(0)
+    }
+
+    /// Judges readings that are durable, in the order of their seqs.
+    pub fn observe(
+        &mut self,
+        rows: &[Row],
+        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
+        now: Timestamp,
+    ) {
+        if self.rules.is_empty() {
+            return;
+        }
+        let rules = Arc::clone(&self.rules);
+        for row in rows {
+            self.through = self.through.max(row.seq);
+            let Some(place) = self.place_of_key(row.series, dictionary, now) else { continue };
+            let Some(followed) = self.followed.get_mut(place) else { continue };
+            let heard = row.received_at.min(now);
+            followed.last_heard = followed.last_heard.max(heard);
+            let before = followed.newest;
+            let point = point_of(row).filter(|p| before.is_none_or(|before| before.ts < p.ts));
+            let mut changes = Vec::new();
+            for (number, standing) in &mut followed.standings {
+                let Some(rule) = rules.get(usize::from(*number)) else { continue };
+                let change = match rule.condition {
+                    Condition::Silent { .. } => {
+                        standing.is_heard(heard, row.value.numeric().filter(|v| v.is_finite()))
+                    }
+                    _ => point.and_then(|p| standing.take(&rule.condition, rule.hold, p, before)),
+                };
+                changes.extend(change.map(|change| (*number, change)));
+            }
+            followed.newest = point.or(before);
+            let entry = Arc::clone(&followed.entry);
+            changes.into_iter().for_each(|(number, change)| self.note(number, &entry, &change));
+        }
+    }
+
+    /// Looks for silence at `now`, by processing time. `listening`: all brokers are there and nothing is known to wait at
+    /// them. Silence counts only from when that began: what nobody could hear wasn't silent.
+    pub fn tick(&mut self, now: Timestamp, listening: bool) {
+        if !listening {
+            self.listening = None;
+            return;
+        }
+        let since = *self.listening.get_or_insert(now);
+        let mut changes = Vec::new();
+        for followed in &mut self.followed {
+            for (number, standing) in &mut followed.standings {
+                let Some(Condition::Silent { after }) =
+                    self.rules.get(usize::from(*number)).map(|rule| rule.condition)
+                else {
+                    continue;
+                };
+                let heard = followed.last_heard.max(since);
+                if now.since(heard) >= after {
+                    let change = standing.is_silent(heard.plus(after));
+                    changes.extend(change.map(|change| (*number, Arc::clone(&followed.entry), change)));
+                }
+            }
+        }
+        changes.into_iter().for_each(|(number, entry, change)| self.note(number, &entry, &change));
+    }
+
+    /// The wall clock stepped by `by` microseconds: how long ago something was heard stays what it was.
+    pub fn clock_stepped(&mut self, by: i64) {
+        self.listening = self.listening.map(|since| since.plus(by));
+        for followed in &mut self.followed {
+            followed.last_heard = followed.last_heard.plus(by);
+        }
+    }
+
+    /// What opened and closed since the last time, to become durable in one transaction with the state beside it. None if
+    /// nothing did; with `always`, if not even another reading was judged.
+    pub fn take(&mut self, always: bool) -> Option<(Vec<AlertRow>, Vec<u8>)> {
+        if !self.changed && !always {
+            return None;
+        }
+        self.changed = false;
+        let open = self.open.values().cloned().collect();
+        let kept = Kept { ordinal: self.ordinal, through: self.through, open };
+        // Texts and numbers: nothing in it can fail to be JSON.
+        Some((std::mem::take(&mut self.changes), serde_json::to_vec(&kept).unwrap_or_default()))
+    }
+
+    /// The greatest seq that was judged.
+    pub fn through(&self) -> u64 {
+        self.through
+    }
+
+    /// How many alerts are open.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    fn place_of_key(
+        &mut self,
+        key: u32,
+        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
+        now: Timestamp,
+    ) -> Option<usize> {
+        if let Some(known) = self.keys.get(&key) {
+            return *known;
+        }
+        let place = self.place_of(&dictionary(key)?, now);
+        self.keys.insert(key, place);
+        place
+    }
+
+    fn place_of(&mut self, entry: &Arc<SeriesEntry>, now: Timestamp) -> Option<usize> {
+        let name = (entry.namespace.clone(), entry.id);
+        if let Some(place) = self.places.get(&name) {
+            return Some(*place);
+        }
+        let looks = |rule: &AlertRule| {
+            let of = |globs: &[String], text: &str| globs.is_empty() || globs.iter().any(|g| glob(g, text));
+            of(&rule.sources, &entry.source)
+                && of(&rule.devices, &entry.device)
+                && of(&rule.metrics, &entry.metric)
+        };
+        let standing = |rule: &AlertRule| {
+            let is_open = self.open.contains_key(&key(&rule.name, &entry.namespace, &entry.id.to_string()));
+            if is_open { Standing::Open } else { Standing::Calm }
+        };
+        let numbered = (0u16..).zip(self.rules.iter()).filter(|(_, rule)| looks(rule));
+        let standings: Vec<_> = numbered.map(|(number, rule)| (number, standing(rule))).collect();
+        if standings.is_empty() {
+            return None;
+        }
+        self.followed.push(Followed { entry: Arc::clone(entry), newest: None, last_heard: now, standings });
+        let place = self.followed.len() - 1;
+        self.places.insert(name, place);
+        Some(place)
+    }
+
+    fn note(&mut self, number: u16, entry: &SeriesEntry, change: &Change) {
+        let Some(rule) = self.rules.get(usize::from(number)) else { return };
+        let alert = Open {
+            rule: rule.name.clone(),
+            namespace: entry.namespace.clone(),
+            series: entry.id.to_string(),
+            device: entry.device.clone(),
+            metric: entry.metric.clone(),
+            severity: rule.severity.name().to_owned(),
+            since: change.at,
+        };
+        self.changes.push(alert.row(entry.id, change));
+        self.changed = true;
+        if change.opened {
+            self.open.insert(alert.key(), alert);
+        } else {
+            self.open.remove(&alert.key());
+        }
+    }
+}
+
+/// A reading as it is judged, if its time and value can be believed.
+fn point_of(row: &Row) -> Option<Point> {
+    let value = row.value.numeric().filter(|v| v.is_finite())?;
+    (has_trusted_time(row) && has_trusted_value(row.quality)).then_some(Point { ts: row.ts, value })
+}
+
+fn key(rule: &str, namespace: &Namespace, series: &str) -> (String, String, String) {
+    (rule.to_owned(), namespace.as_str().to_owned(), series.to_owned())
+}
+
+impl Open {
+    fn key(&self) -> (String, String, String) {
+        key(&self.rule, &self.namespace, &self.series)
+    }
+
+    fn row(&self, series: SeriesId, change: &Change) -> AlertRow {
+        AlertRow {
+            namespace: self.namespace.clone(),
+            ts: change.at,
+            device: self.device.clone(),
+            metric: self.metric.clone(),
+            series,
+            rule: self.rule.clone(),
+            severity: self.severity.clone(),
+            open: change.opened,
+            value: change.value,
+            expected: change.expected,
+        }
+    }
+}
