@@ -11,6 +11,10 @@
 //! with the same outcome: a row of `alerts` has a name made of rule, series, time and state, and is there once. After a
 //! new epoch, whose seqs can't be compared with the old ones, only new readings are judged.
 //!
+//! **What is bounded.** A rule that changes its mind with every reading would fill the disk: of a series [`OF_A_SERIES`]
+//! changes an hour are noted, of a rule [`OF_A_RULE`]; beyond that the state stays as it is, and somebody is told to give the
+//! rule more room.
+//!
 //! **What is deliberately absent.** A clock, a disk, and memory of readings: of a series the last one is held.
 
 mod standing;
@@ -27,9 +31,14 @@ use tributary_contract::time::Timestamp;
 
 use self::standing::{Change, Point, Standing};
 use crate::buffer::row::{AlertRow, Row, SeriesEntry};
-use crate::config::{AlertRule, Condition};
+use crate::config::{AlertRule, Condition, HOUR};
 use crate::ingest::decode::pattern::glob;
 use crate::window::{has_trusted_time, has_trusted_value};
+
+/// Changes of one series by one rule that are noted in an hour.
+pub const OF_A_SERIES: u32 = 120;
+/// Changes by one rule, of all series together.
+pub const OF_A_RULE: u32 = 10_000;
 
 /// All rules, and where each series stands by them.
 #[derive(Debug)]
@@ -46,6 +55,10 @@ pub struct Alerts {
     changes: Vec<AlertRow>,
     /// Whether what is kept isn't what is so, but for the seq.
     changed: bool,
+    /// By rule, what was noted in the present hour.
+    noted: Vec<Noted>,
+    /// Changes that were too many to be noted, and the rule of the last one.
+    muted: (u64, Option<String>),
     /// Since when everything that is said can be heard, by processing time.
     listening: Option<Timestamp>,
 }
@@ -56,8 +69,33 @@ struct Followed {
     newest: Option<Point>,
     /// By processing time.
     last_heard: Timestamp,
-    /// By number of a rule that looks at it.
-    standings: Vec<(u16, Standing)>,
+    /// By the rules that look at it.
+    judged: Vec<Judged>,
+}
+
+#[derive(Debug)]
+struct Judged {
+    /// Number of the rule.
+    rule: u16,
+    standing: Standing,
+    noted: Noted,
+}
+
+/// Changes in one hour.
+#[derive(Debug, Clone, Copy, Default)]
+struct Noted {
+    hour: i64,
+    changes: u32,
+}
+
+impl Noted {
+    fn has_room(&mut self, at: Timestamp, most: u32) -> bool {
+        let hour = at.0.div_euclid(HOUR);
+        if self.hour != hour {
+            *self = Self { hour, changes: 0 };
+        }
+        self.changes < most
+    }
 }
 
 /// An open alert, as it is kept.
@@ -93,6 +131,8 @@ impl Alerts {
             open: BTreeMap::new(),
             changes: Vec::new(),
             changed: false,
+            noted: vec![Noted::default(); rules.len()],
+            muted: (0, None),
             listening: None,
         }
     }
@@ -150,9 +190,9 @@ impl Alerts {
             let Some(point) = point_of(row).filter(|p| before.is_none_or(|before| before.ts < p.ts)) else {
                 continue;
             };
-            for (number, standing) in &mut followed.standings {
-                if let Some(rule) = rules.get(usize::from(*number)) {
-                    standing.remember(&rule.condition, point, before);
+            for judged in &mut followed.judged {
+                if let Some(rule) = rules.get(usize::from(judged.rule)) {
+                    judged.standing.remember(&rule.condition, point, before);
                 }
             }
             followed.newest = Some(point);
@@ -184,15 +224,27 @@ impl Alerts {
             let before = followed.newest;
             let point = point_of(row).filter(|p| before.is_none_or(|before| before.ts < p.ts));
             let mut changes = Vec::new();
-            for (number, standing) in &mut followed.standings {
-                let Some(rule) = rules.get(usize::from(*number)) else { continue };
+            for judged in &mut followed.judged {
+                let Some(rule) = rules.get(usize::from(judged.rule)) else { continue };
+                let was = judged.standing;
                 let change = match rule.condition {
                     Condition::Silent { .. } => {
-                        standing.is_heard(heard, row.value.numeric().filter(|v| v.is_finite()))
+                        judged.standing.is_heard(heard, row.value.numeric().filter(|v| v.is_finite()))
                     }
-                    _ => point.and_then(|p| standing.take(&rule.condition, rule.hold, p, before)),
+                    _ => point.and_then(|p| judged.standing.take(&rule.condition, rule.hold, p, before)),
                 };
-                changes.extend(change.map(|change| (*number, change)));
+                let Some(change) = change else { continue };
+                if let Some(noted) = self.noted.get_mut(usize::from(judged.rule))
+                    && noted.has_room(change.at, OF_A_RULE)
+                    && judged.noted.has_room(change.at, OF_A_SERIES)
+                {
+                    noted.changes += 1;
+                    judged.noted.changes += 1;
+                    changes.push((judged.rule, change));
+                } else {
+                    judged.standing = was;
+                    self.muted = (self.muted.0 + 1, Some(rule.name.clone()));
+                }
             }
             followed.newest = point.or(before);
             let entry = Arc::clone(&followed.entry);
@@ -210,16 +262,16 @@ impl Alerts {
         let since = *self.listening.get_or_insert(now);
         let mut changes = Vec::new();
         for followed in &mut self.followed {
-            for (number, standing) in &mut followed.standings {
+            for judged in &mut followed.judged {
                 let Some(Condition::Silent { after }) =
-                    self.rules.get(usize::from(*number)).map(|rule| rule.condition)
+                    self.rules.get(usize::from(judged.rule)).map(|rule| rule.condition)
                 else {
                     continue;
                 };
                 let heard = followed.last_heard.max(since);
                 if now.since(heard) >= after {
-                    let change = standing.is_silent(heard.plus(after));
-                    changes.extend(change.map(|change| (*number, Arc::clone(&followed.entry), change)));
+                    let change = judged.standing.is_silent(heard.plus(after));
+                    changes.extend(change.map(|change| (judged.rule, Arc::clone(&followed.entry), change)));
                 }
             }
         }
@@ -250,6 +302,12 @@ impl Alerts {
     /// The greatest seq that was judged.
     pub fn through(&self) -> u64 {
         self.through
+    }
+
+    /// How many changes since the start were too many to be noted, and the rule of the last one.
+    pub fn muted(&self) -> Option<(u64, &str)> {
+        let (count, rule) = &self.muted;
+        rule.as_deref().map(|rule| (*count, rule))
     }
 
     /// How many alerts are open.
@@ -287,11 +345,13 @@ impl Alerts {
             if is_open { Standing::Open } else { Standing::Calm }
         };
         let numbered = (0u16..).zip(self.rules.iter()).filter(|(_, rule)| looks(rule));
-        let standings: Vec<_> = numbered.map(|(number, rule)| (number, standing(rule))).collect();
-        if standings.is_empty() {
+        let judge =
+            |(number, rule)| Judged { rule: number, standing: standing(rule), noted: Noted::default() };
+        let judged: Vec<_> = numbered.map(judge).collect();
+        if judged.is_empty() {
             return None;
         }
-        self.followed.push(Followed { entry: Arc::clone(entry), newest: None, last_heard: now, standings });
+        self.followed.push(Followed { entry: Arc::clone(entry), newest: None, last_heard: now, judged });
         let place = self.followed.len() - 1;
         self.places.insert(name, place);
         Some(place)

@@ -124,6 +124,23 @@ fn a_series_of_which_nothing_comes_is_silent_also_when_it_never_spoke_since_the_
 }
 
 #[test]
+fn a_rule_that_changes_its_mind_with_every_reading_is_noted_so_often_an_hour() {
+    let mut alerts = Alerts::new(&rules()[..1], 0);
+    let flaps = |first: u64| -> Vec<Row> {
+        (first..first + 1000).map(|n| row(n, 0, n as i64, if n % 2 == 0 { 60.0 } else { 30.0 })).collect()
+    };
+    alerts.observe(&flaps(3600), &dictionary, at(5000));
+    assert_eq!(told(&mut alerts).len() as u32, OF_A_SERIES);
+    // Another series has room of its own; and this one again in the next hour, from the state in which it was left.
+    alerts.observe(&[row(4700, 1, 4700, 60.0)], &dictionary, at(5000));
+    assert_eq!(told(&mut alerts).len(), 1);
+    assert!(alerts.muted().is_some_and(|(count, rule)| count > 100 && rule == "hot"));
+    alerts.observe(&flaps(7201)[..2], &dictionary, at(9000));
+    let states: Vec<bool> = told(&mut alerts).into_iter().map(|(.., open)| open).collect();
+    assert_eq!(states, [true]);
+}
+
+#[test]
 fn alerts_of_a_rule_that_is_no_more_are_closed_and_what_can_not_be_read_says_nothing() {
     let mut alerts = Alerts::new(&rules(), 0);
     alerts.observe(&[row(1, 0, 1, 60.0), row(2, 2, 2, 60.0)], &dictionary, at(2));

@@ -77,6 +77,13 @@ pub async fn alert(shared: &Arc<Shared>, now: Timestamp) -> anyhow::Result<usize
         alerts.tick(now, listening);
         let through = alerts.through();
         let mut live = shared.live();
+        if let Some((muted, rule)) = alerts.muted() {
+            let why = format!(
+                "{muted} changes of alerts since the start were too many to be noted, last of the rule {rule:?}: give it \
+                 `hold`, or a `clear` further away"
+            );
+            live.notices.insert("alerts", why);
+        }
         let (at, kept) = live.alerts_kept.unwrap_or((now, through));
         let stale = kept != through && !(0..KEEP_EVERY).contains(&now.since(at));
         let taken = alerts.take(stale);
