@@ -28,6 +28,12 @@ const ZONE: &str = "America/Denver";
 /// The window that has every statistic there is.
 const WHOLE: &str = "1h";
 
+/// The rules that the demo has: they look at every series, so that each has something to tell.
+const ALERTS: [Alert; 2] = [
+    Alert { name: "above ten", above: Some(10.0), clear: Some(8.0), changes: None },
+    Alert { name: "leaps", above: None, clear: None, changes: Some(0.01) },
+];
+
 /// Whether a window can be had here: some machines know no time zones.
 fn is_possible(zone: &str) -> bool {
     zone == "UTC" || Zone::read(zone).is_some()
@@ -64,6 +70,7 @@ struct Agent {
     source: Vec<Source>,
     buffer: Buffer,
     window: Vec<Window>,
+    alert: [Alert; 2],
     segment: Segment,
     bucket: Bucket,
     status: Status,
@@ -116,6 +123,17 @@ struct Window {
     functions: Option<Vec<&'static str>>,
     lateness: &'static str,
     idle: &'static str,
+}
+
+#[derive(Serialize)]
+struct Alert {
+    name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    above: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clear: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -211,6 +229,7 @@ pub(crate) fn agent(
         source: vec![source],
         buffer: Buffer { commit_interval: "200ms" },
         window: windows.map(window).collect(),
+        alert: ALERTS,
         segment: Segment { max_age: "2s" },
         bucket: bucket(home, s3_endpoint),
         status: Status { listen: format!("127.0.0.1:{status}") },

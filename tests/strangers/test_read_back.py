@@ -31,6 +31,7 @@ import polars
 import pyarrow
 import pyarrow.compute
 from pyiceberg.catalog import load_catalog
+from waiting import until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "surfrad-alamosa.csv.zst"
@@ -287,6 +288,39 @@ class ReadBack(unittest.TestCase):
                 self.assertEqual(wrong.height, 0, f"{name} {column}: {wrong.head(3)}")
             compared += both.height
         self.assertGreater(compared, 10_000)
+
+    def test_alerts_are_what_the_rules_say_of_the_csv(self):
+        """`above ten` (clears at 8) and `leaps` (more than 0.01 a second), on each series in the order of time."""
+        series = defaultdict(list)
+        for ts, device, metric, value in self.rows:
+            series[device, metric].append((ts, float(value)))
+        expected = set()
+        for (device, metric), points in series.items():
+            high = leaps = False
+            for (ts, value), before in zip(points, [None, *points]):
+                if (not high and value > 10) or (high and value <= 8):
+                    high = not high
+                    expected.add(("above ten", device, metric, ts, high))
+                if before and leaps != (abs(value - before[1]) / ((ts - before[0]) / 1e6) > 0.01):
+                    leaps = not leaps
+                    expected.add(("leaps", device, metric, ts, leaps))
+
+        def all_alerts():
+            if not self.rest.table_exists("tributary.alerts"):
+                return None
+            alerts = self.rest.load_table("tributary.alerts").scan().to_arrow().to_pylist()
+            return alerts if len(alerts) >= len(expected) else None
+
+        got = [
+            (
+                row["rule"], row["device"], row["metric"],
+                micros(row["ts"].replace(tzinfo=timezone.utc).isoformat()), row["state"] == "open",
+            )
+            for row in until("the alerts are registered", all_alerts)
+        ]
+        self.assertEqual(len(got), len(set(got)), "one is there twice")
+        self.assertEqual(set(got), expected)
+        self.assertGreater(len(expected), 100)
 
     def test_increases_rates_and_changes_follow_their_definition(self):
         """From each reading to the next, a fall taken for a start from 0; from the last one before the window too."""

@@ -13,12 +13,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import tomllib
 import unittest
 import urllib.request
 
 from pyiceberg.catalog import load_catalog
+from waiting import until
 
 RELEASE = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release"
 READINGS = "tributary.readings"
@@ -38,16 +38,6 @@ def spare() -> str:
     """An address that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-def until(what: str, look):
-    """Asks `look` until it finds something."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"waited in vain until {what}")
 
 
 class Recovery(unittest.TestCase):

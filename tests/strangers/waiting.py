@@ -1,0 +1,13 @@
+"""The one place where the strangers wait."""
+
+import time
+
+
+def until(what: str, look):
+    """Asks `look` until it finds something."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited in vain until {what}")
