@@ -8,7 +8,7 @@ use rumqttc::{AsyncClient, Event, MqttOptions, Outgoing, QoS};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tributary_contract::status::GatewayStatus;
-use tributary_tests::world::{Load, Mqtt, Process, Saves, World, ask, until};
+use tributary_tests::world::{Load, Mqtt, Process, Saves, World, until};
 
 /// Messages of each sort.
 const EACH: u64 = 20;
@@ -134,18 +134,9 @@ async fn two_of_one_name(mqtt: Mqtt, meaning: &str) -> anyhow::Result<()> {
     world.vary("agent.toml", "other.toml", &changes)?;
     let agent = world.agent()?;
     let second: Process = world.run("other", &world.programs.agent, &world.path("other.toml"))?;
-    let says = |status: &GatewayStatus| {
-        let failing = status.brokers.iter().filter_map(|broker| broker.failing.as_ref());
-        failing.into_iter().any(|why| why.contains(meaning))
-    };
-    world.status_when("the first says so", says).await?;
-    until("the second says so", async || {
-        let told = ask::json(world.spare_address(), "/status").await;
-        let status = told.and_then(|status| serde_json::from_value::<GatewayStatus>(status).ok());
-        Ok(status.filter(says).map(drop))
-    })
-    .await?;
+    // Their status says so too, but only until each is back and throws the other out.
     for log in ["agent.log", "other.log"] {
+        logged(&world, log, meaning).await?;
         logged(&world, log, "each gateway needs its own").await?;
     }
     second.stop().await?;

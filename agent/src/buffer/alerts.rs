@@ -8,6 +8,9 @@ use super::error::BufferError;
 use super::row::AlertRow;
 use super::{Buffer, corrupt, keep};
 
+/// The version of the schema that first had them.
+pub(super) const SINCE: i64 = 3;
+
 /// The setting that keeps the state of the alerts.
 pub const STATE: &str = "alerts";
 

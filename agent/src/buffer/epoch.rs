@@ -19,6 +19,7 @@ use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
 use super::row::{GapRow, Row, SeriesEntry, value_type};
 use super::sums::{self, Part};
+use super::tail::Tail;
 use super::{Buffer, EpochBook, rejects, stamp, uint};
 use crate::clock::Moment;
 
@@ -322,9 +323,14 @@ impl Buffer {
         self.spans = Default::default();
         self.load_dictionary()?;
         let mut partly = Vec::new();
-        // Salvage passes over ids of deleted batches: none of them may be given again.
+        // No id is given again: not those of deleted batches, which salvage passes over, and not those of lost ones, to
+        // which rows of segments may still refer.
         let deleted = self.older.values().chain([&self.current]).filter_map(|b| b.books.gone.last()).max();
-        self.next_batch = self.next_batch.max(super::int(deleted.unwrap_or(0).saturating_add(1)));
+        let sealed: i64 =
+            self.sql.query_row("SELECT coalesce(max(batch), 0) FROM segment_rows", [], |r| r.get(0))?;
+        let noted = Tail::read(&self.files.tail()).unwrap_or(0);
+        let known = super::int(deleted.unwrap_or(0)).max(sealed).max(noted);
+        self.next_batch = self.next_batch.max(known.saturating_add(1));
         {
             let sql =
                 "SELECT id, epoch, first_seq, b.rows, min_ts, max_ts, min_received, committed_at, m.waiting

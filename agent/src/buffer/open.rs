@@ -554,9 +554,14 @@ fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, Buf
             "commits are missing: the newest batch is {newest}, batch {noted} was durable"
         )));
     }
-    let found = if clean { Looked::default() } else { check::look(&sql, &settings.gateway)? };
+    // A segment whose state has no meaning is found by no search: it would wait for ever, and nothing would fail.
+    let strange: bool = sql.query_row(STRANGE, [], |r| r.get(0))?;
+    let found = if clean && !strange { Looked::default() } else { check::look(&sql, &settings.gateway)? };
     Ok(Look::Ours((sql, found, older)))
 }
+
+const STRANGE: &str = "SELECT EXISTS (SELECT 1 FROM outbox WHERE state NOT IN
+    ('sealed', 'uploading', 'delivered', 'held', 'quarantined', 'superseded', 'released'))";
 
 fn is_about_content(e: &BufferError) -> bool {
     match e {

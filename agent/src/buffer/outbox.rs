@@ -66,10 +66,11 @@ impl Buffer {
     }
 
     /// Segments to be sent that may be tried now, oldest first, at most `limit`. Held ones aren't among them. None waits
-    /// for an hour: one that seems to was put off before the clock stepped back, and may be tried now.
+    /// for ten minutes, which is twice the longest pause: one that seems to was put off before the clock stepped back, and
+    /// may be tried now.
     pub fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Entry>, BufferError> {
         self.select(
-            "state IN ('sealed', 'uploading') AND (next_at <= ?1 OR next_at > ?1 + 3600000000)
+            "state IN ('sealed', 'uploading') AND (next_at <= ?1 OR next_at > ?1 + 600000000)
              ORDER BY epoch, number LIMIT ?2",
             now,
             limit,

@@ -25,7 +25,7 @@ use super::bits::RowSet;
 use super::error::BufferError;
 use super::files::{Files, segment_name};
 use super::journal::{MARK_COLUMNS, Mark, STORED_COLUMNS, Stored};
-use super::{Buffer, alerts, block, epoch, open, outbox, rejects, stamp, uint};
+use super::{Buffer, alerts, block, epoch, open, outbox, rejects, sqlite, stamp, uint};
 
 /// Ids of batches that one page looks at.
 const IDS: i64 = 4096;
@@ -392,9 +392,11 @@ fn others(sql: &Connection) -> Result<Page, BufferError> {
     gaps += walk("gap", &format!("SELECT {} FROM gap ORDER BY id", rejects::GAP_COLUMNS), &|r| {
         rejects::read_gap(r).map(|_| ())
     });
-    walk("alert", &format!("SELECT {} FROM alert ORDER BY id", alerts::ALERT_COLUMNS), &|r| {
-        alerts::read_alert(r).map(|_| ())
-    });
+    if sqlite::version(sql)? >= alerts::SINCE {
+        walk("alert", &format!("SELECT {} FROM alert ORDER BY id", alerts::ALERT_COLUMNS), &|r| {
+            alerts::read_alert(r).map(|_| ())
+        });
+    }
     walk("decision", "SELECT newest, superseded, decisions FROM decision", &|r| {
         let _: (i64, i64, Vec<u8>) = (r.get(0)?, r.get(1)?, r.get(2)?);
         Ok(())

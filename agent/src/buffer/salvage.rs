@@ -22,7 +22,7 @@ use super::leaf::{self, Field};
 use super::lease::Lease;
 use super::open::DOUBT;
 use super::pages::Pages;
-use super::{epoch, migrate, open, sqlite, uint};
+use super::{alerts, epoch, migrate, open, sqlite, uint};
 
 /// Tables copied as they are; `batch` row by row with its checksum.
 const TABLES: [&str; 11] = [
@@ -38,9 +38,6 @@ const TABLES: [&str; 11] = [
     "alert",
     "setting",
 ];
-
-/// The version of the schema that first had a table of alerts.
-const WITH_ALERTS: i64 = 3;
 
 /// What a salvage took over.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +94,7 @@ fn fill(into: &Connection, aside: &Path, why: &str) -> Result<Saved, BufferError
     match readable(&database) {
         Ok(from) => {
             let version = sqlite::version(&from).unwrap_or(sqlite::SCHEMA);
-            for table in TABLES.into_iter().filter(|table| *table != "alert" || version >= WITH_ALERTS) {
+            for table in TABLES.into_iter().filter(|table| *table != "alert" || version >= alerts::SINCE) {
                 saved.lost += copy_table(&from, &tx, table);
             }
             saved.lost += copy_batches(&from, &tx);

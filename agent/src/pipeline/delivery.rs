@@ -19,6 +19,7 @@ use super::report::report;
 use super::shared::{Shared, StartAgain};
 use super::thinning::verdict;
 use crate::buffer::{Entry, EpochEnd, Progress};
+use crate::clock::STEP;
 use crate::config::ReleaseOn;
 use crate::upload::answer::Answer;
 use crate::upload::backoff::Jitter;
@@ -54,6 +55,8 @@ pub struct Deliverer<B> {
     last_receipt: Option<(Receipt, Digest)>,
     /// Nothing is asked of the bucket before this.
     rest_until: Timestamp,
+    /// When the last pass began: a later one that begins before it came after a step of the clock.
+    passed_at: Timestamp,
     failures: u32,
     /// When the status object was last written, with which health.
     status_written: Option<(Timestamp, Health)>,
@@ -78,6 +81,7 @@ impl<B: Bucket> Deliverer<B> {
             memory: None,
             last_receipt: None,
             rest_until: Timestamp(i64::MIN),
+            passed_at: Timestamp(i64::MIN),
             failures: 0,
             status_written: None,
             uploaded_at: now,
@@ -134,6 +138,10 @@ impl<B: Bucket> Deliverer<B> {
 
     /// No wait is longer than it may ever be: one that is was begun before the clock stepped back.
     fn bound_waits(&mut self, now: Timestamp) {
+        if now.plus(STEP) < self.passed_at {
+            self.rest_until = Timestamp(i64::MIN);
+        }
+        self.passed_at = now;
         self.rest_until = self.rest_until.min(now.plus(BACKOFF.longest()));
         self.poll.not_beyond(now);
         self.uploaded_at = self.uploaded_at.min(now);
