@@ -17,6 +17,7 @@
 //!
 //! **What is deliberately absent.** A clock, a disk, and memory of readings: of a series the last one is held.
 
+pub mod chart;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use tributary_contract::id::Namespace;
 use tributary_contract::series::SeriesId;
 use tributary_contract::time::Timestamp;
 
+use self::chart::Chart;
 use self::standing::{Change, Point, Standing};
 use crate::buffer::row::{AlertRow, Row, SeriesEntry};
 use crate::config::{AlertRule, Condition, HOUR};
@@ -78,6 +80,8 @@ struct Judged {
     /// Number of the rule.
     rule: u16,
     standing: Standing,
+    /// Of a rule on what deviates.
+    chart: Chart,
     noted: Noted,
 }
 
@@ -155,7 +159,13 @@ impl Alerts {
             if self.rules.iter().any(|r| r.name == alert.rule) {
                 self.open.insert(alert.key(), alert);
             } else if let Ok(series) = alert.series.parse() {
-                let change = Change { opened: false, at: now.max(alert.since), value: None, expected: None };
+                let change = Change {
+                    opened: false,
+                    at: now.max(alert.since),
+                    value: None,
+                    expected: None,
+                    score: None,
+                };
                 self.changes.push(alert.row(series, &change));
                 self.changed = true;
             }
@@ -192,7 +202,7 @@ impl Alerts {
             };
             for judged in &mut followed.judged {
                 if let Some(rule) = rules.get(usize::from(judged.rule)) {
-                    judged.standing.remember(&rule.condition, point, before);
+                    judged.standing.remember(&rule.condition, point, before, &mut judged.chart);
                 }
             }
             followed.newest = Some(point);
@@ -231,7 +241,9 @@ impl Alerts {
                     Condition::Silent { .. } => {
                         judged.standing.is_heard(heard, row.value.numeric().filter(|v| v.is_finite()))
                     }
-                    _ => point.and_then(|p| judged.standing.take(&rule.condition, rule.hold, p, before)),
+                    _ => point.and_then(|p| {
+                        judged.standing.take(&rule.condition, rule.hold, p, before, &mut judged.chart)
+                    }),
                 };
                 let Some(change) = change else { continue };
                 if let Some(noted) = self.noted.get_mut(usize::from(judged.rule))
@@ -345,8 +357,12 @@ impl Alerts {
             if is_open { Standing::Open } else { Standing::Calm }
         };
         let numbered = (0u16..).zip(self.rules.iter()).filter(|(_, rule)| looks(rule));
-        let judge =
-            |(number, rule)| Judged { rule: number, standing: standing(rule), noted: Noted::default() };
+        let judge = |(number, rule)| Judged {
+            rule: number,
+            standing: standing(rule),
+            chart: Chart::default(),
+            noted: Noted::default(),
+        };
         let judged: Vec<_> = numbered.map(judge).collect();
         if judged.is_empty() {
             return None;
@@ -405,6 +421,7 @@ impl Open {
             open: change.opened,
             value: change.value,
             expected: change.expected,
+            score: change.score,
         }
     }
 }

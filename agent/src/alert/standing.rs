@@ -2,6 +2,7 @@
 
 use tributary_contract::time::Timestamp;
 
+use super::chart::Chart;
 use crate::config::{Condition, SECOND};
 
 /// What the machine remembers.
@@ -26,6 +27,8 @@ pub struct Change {
     pub value: Option<f64>,
     /// What it was compared with.
     pub expected: Option<f64>,
+    /// How far it was from that, in standard deviations, where the rule asks for it.
+    pub score: Option<f64>,
 }
 
 /// One reading as the machine sees it; `value` is finite.
@@ -46,9 +49,10 @@ impl Standing {
         hold: i64,
         point: Point,
         before: Option<Point>,
+        chart: &mut Chart,
     ) -> Option<Change> {
-        let Judged { value, expected, holds, clears } = judge(condition, point, before)?;
-        let change = |opened| Some(Change { opened, at: point.ts, value: Some(value), expected });
+        let Judged { value, expected, score, holds, clears } = judge(condition, point, before, chart)?;
+        let change = |opened| Some(Change { opened, at: point.ts, value: Some(value), expected, score });
         match (*self, holds) {
             (Self::Open, _) if clears => {
                 *self = Self::Calm;
@@ -73,8 +77,14 @@ impl Standing {
 
     /// Takes a reading that was judged in an earlier life, with what came of it long durable: only since when the
     /// condition holds is found again. An open alert stays open, for that is kept.
-    pub fn remember(&mut self, condition: &Condition, point: Point, before: Option<Point>) {
-        let Some(judged) = judge(condition, point, before) else { return };
+    pub fn remember(
+        &mut self,
+        condition: &Condition,
+        point: Point,
+        before: Option<Point>,
+        chart: &mut Chart,
+    ) {
+        let Some(judged) = judge(condition, point, before, chart) else { return };
         *self = match *self {
             Self::Open => Self::Open,
             Self::Holds(since) if judged.holds => Self::Holds(since),
@@ -89,7 +99,7 @@ impl Standing {
             return None;
         }
         *self = Self::Open;
-        Some(Change { opened: true, at, value: None, expected: None })
+        Some(Change { opened: true, at, value: None, expected: None, score: None })
     }
 
     /// Something was heard, at the event time `at`: silence is over.
@@ -98,32 +108,46 @@ impl Standing {
             return None;
         }
         *self = Self::Calm;
-        Some(Change { opened: false, at, value, expected: None })
+        Some(Change { opened: false, at, value, expected: None, score: None })
     }
 }
 
 struct Judged {
     value: f64,
     expected: Option<f64>,
+    score: Option<f64>,
     holds: bool,
     clears: bool,
 }
 
-/// What a condition says of a reading; none where it says nothing: of the first one, a rate.
-fn judge(condition: &Condition, point: Point, before: Option<Point>) -> Option<Judged> {
-    let value = point.value;
+/// What a condition says of a reading; none where it says nothing: of the first one a rate, of the first ones a deviation.
+fn judge(condition: &Condition, point: Point, before: Option<Point>, chart: &mut Chart) -> Option<Judged> {
+    let (value, score) = (point.value, None);
     Some(match *condition {
-        Condition::Above { threshold, clear } => {
-            Judged { value, expected: Some(threshold), holds: value > threshold, clears: value <= clear }
-        }
-        Condition::Below { threshold, clear } => {
-            Judged { value, expected: Some(threshold), holds: value < threshold, clears: value >= clear }
-        }
+        Condition::Above { threshold, clear } => Judged {
+            value,
+            expected: Some(threshold),
+            score,
+            holds: value > threshold,
+            clears: value <= clear,
+        },
+        Condition::Below { threshold, clear } => Judged {
+            value,
+            expected: Some(threshold),
+            score,
+            holds: value < threshold,
+            clears: value >= clear,
+        },
         Condition::Changes { per_second } => {
             let before = before?;
             let rate = (value - before.value) / (point.ts.since(before.ts).max(1) as f64 / SECOND as f64);
             let holds = rate.abs() > per_second;
-            Judged { value: rate, expected: Some(per_second), holds, clears: !holds }
+            Judged { value: rate, expected: Some(per_second), score, holds, clears: !holds }
+        }
+        Condition::Deviates { deviations, readings } => {
+            let (score, mean) = chart.take(value, readings)?;
+            let holds = score > deviations;
+            Judged { value, expected: Some(mean), score: Some(score), holds, clears: !holds }
         }
         Condition::Silent { .. } => return None,
     })
@@ -137,9 +161,10 @@ mod tests {
 
     fn play(condition: Condition, hold: i64, values: &[(i64, f64)]) -> Vec<(i64, bool, f64)> {
         let (mut standing, mut before, mut out) = (Standing::Calm, None, Vec::new());
+        let mut chart = Chart::default();
         for (seconds, value) in values {
             let point = Point { ts: Timestamp(seconds * SECOND), value: *value };
-            if let Some(change) = standing.take(&condition, hold, point, before) {
+            if let Some(change) = standing.take(&condition, hold, point, before, &mut chart) {
                 out.push((change.at.0 / SECOND, change.opened, change.value.unwrap()));
             }
             before = Some(point);
@@ -172,6 +197,14 @@ mod tests {
         assert_eq!(played[..2], [(11, true, -3.0), (13, false, 0.0)]);
         assert_eq!(played[2].0, 14);
         assert_eq!(played.len(), 3, "a rate beyond a double says nothing");
+    }
+
+    #[test]
+    fn what_deviates_is_open_until_a_reading_does_not() {
+        let odd = Condition::Deviates { deviations: 8.0, readings: 200.0 };
+        let mut values: Vec<(i64, f64)> = (0..100).map(|n| (n, (n % 5) as f64)).collect();
+        values.extend([(100, 90.0), (101, 2.0), (102, 3.0)]);
+        assert_eq!(play(odd, 0, &values), [(100, true, 90.0), (101, false, 2.0)]);
     }
 
     #[test]

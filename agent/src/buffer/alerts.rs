@@ -15,7 +15,7 @@ pub(super) const SINCE: i64 = 3;
 pub const STATE: &str = "alerts";
 
 pub(super) const ALERT_COLUMNS: &str =
-    "id, namespace, ts, device, metric, series, rule, severity, state, value, expected";
+    "id, namespace, ts, device, metric, series, rule, severity, state, value, expected, score";
 
 impl Buffer {
     /// Makes alerts durable with the state that they came of. What is there by the same name stays as it is.
@@ -45,8 +45,9 @@ impl Buffer {
 
 fn save(tx: &Connection, alert: &AlertRow) -> Result<(), BufferError> {
     tx.prepare_cached(
-        "INSERT INTO alert (id, namespace, ts, device, metric, series, rule, severity, state, value, expected)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO alert (id, namespace, ts, device, metric, series, rule, severity, state, value, expected,
+                            score)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO NOTHING",
     )?
     .execute(params![
         alert.id(),
@@ -60,6 +61,7 @@ fn save(tx: &Connection, alert: &AlertRow) -> Result<(), BufferError> {
         alert.state(),
         alert.value,
         alert.expected,
+        alert.score,
     ])?;
     Ok(())
 }
@@ -83,6 +85,7 @@ pub(super) fn read_alert(r: &rusqlite::Row<'_>) -> Result<AlertRow, BufferError>
         },
         value: r.get(9)?,
         expected: r.get(10)?,
+        score: r.get(11)?,
     };
     if alert.id() == id { Ok(alert) } else { Err(corrupt("name of an alert")(id)) }
 }

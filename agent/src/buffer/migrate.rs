@@ -19,9 +19,10 @@ pub struct Step {
 }
 
 /// The first step leads from version 1 to 2.
-pub const STEPS: [Step; 2] = [
+pub const STEPS: [Step; 3] = [
     Step { tables: include_str!("migrations/2.sql"), rows: sums::compute },
     Step { tables: include_str!("migrations/3.sql"), rows: nothing },
+    Step { tables: include_str!("migrations/4.sql"), rows: nothing },
 ];
 
 fn nothing(_: &Connection) -> Result<(), BufferError> {

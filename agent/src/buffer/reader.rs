@@ -392,7 +392,8 @@ fn others(sql: &Connection) -> Result<Page, BufferError> {
     gaps += walk("gap", &format!("SELECT {} FROM gap ORDER BY id", rejects::GAP_COLUMNS), &|r| {
         rejects::read_gap(r).map(|_| ())
     });
-    if sqlite::version(sql)? >= alerts::SINCE {
+    // An older database gets what it lacks of the table at its next start.
+    if sqlite::version(sql)? >= sqlite::SCHEMA {
         walk("alert", &format!("SELECT {} FROM alert ORDER BY id", alerts::ALERT_COLUMNS), &|r| {
             alerts::read_alert(r).map(|_| ())
         });

@@ -119,6 +119,8 @@ pub struct AlertRow {
     pub value: Option<f64>,
     /// What that was compared with.
     pub expected: Option<f64>,
+    /// How far it was from that, in standard deviations.
+    pub score: Option<f64>,
 }
 
 impl AlertRow {

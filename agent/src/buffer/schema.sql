@@ -1,4 +1,4 @@
--- The buffer's tables, version 3. Epochs stand everywhere by their ordinal; times are microseconds since 1970, UTC; `crc`
+-- The buffer's tables, version 4. Epochs stand everywhere by their ordinal; times are microseconds since 1970, UTC; `crc`
 -- is the checksum of what identifies a row (`sums.rs`). How this changes from version to version: `migrate.rs`.
 
 -- One row: whose buffer this is, on which machine and file it was last opened, how often, and the schema's version once
@@ -162,7 +162,8 @@ CREATE TABLE alert (
     value REAL,
     expected REAL,
     sealed_epoch INTEGER,
-    sealed_number INTEGER
+    sealed_number INTEGER,
+    score REAL
 ) WITHOUT ROWID;
 
 -- Small facts that the stages keep over a restart.

@@ -74,12 +74,22 @@ pub enum Condition {
         /// The rate.
         per_second: f64,
     },
+    /// A value more than that many standard deviations away from what the series was lately: `alert/chart.rs`.
+    Deviates {
+        /// How many.
+        deviations: f64,
+        /// Over how many readings what is lately fades.
+        readings: f64,
+    },
     /// No reading for so long, by processing time.
     Silent {
         /// How long, microseconds.
         after: i64,
     },
 }
+
+/// Readings over which what a series was lately fades, where nothing is said.
+const OVER: i64 = 1000;
 
 /// Reads every `[[alert]]`.
 pub(super) fn read(root: &mut Section<'_>) -> Vec<AlertRule> {
@@ -113,22 +123,28 @@ fn read_topic(text: &str) -> Result<TopicPattern, String> {
     if pattern.names_source() { Err("an alert has no {source}: leave it out".into()) } else { Ok(pattern) }
 }
 
-/// One of `above`, `below`, `changes` and `silent`, and what belongs to it.
+/// One of `above`, `below`, `changes`, `deviates` and `silent`, and what belongs to it.
 fn read_condition(s: &mut Section<'_>) -> Option<Condition> {
     let clear = s.number("clear");
     let (above, below, changes) = (s.number("above"), s.number("below"), s.number("changes"));
+    let deviates = s.number("deviates");
+    let over = s.integer("over", 10..=1_000_000, OVER) as f64;
     let silent = s.is_there("silent").then(|| s.duration("silent", SECOND..=366 * DAY_MICROS, DAY_MICROS));
-    let condition = match (above, below, changes, silent) {
-        (Some(threshold), None, None, None) => {
+    let condition = match (above, below, changes, deviates, silent) {
+        (Some(threshold), None, None, None, None) => {
             Condition::Above { threshold, clear: clear.unwrap_or(threshold) }
         }
-        (None, Some(threshold), None, None) => {
+        (None, Some(threshold), None, None, None) => {
             Condition::Below { threshold, clear: clear.unwrap_or(threshold) }
         }
-        (None, None, Some(per_second), None) => Condition::Changes { per_second },
-        (None, None, None, Some(after)) => Condition::Silent { after },
+        (None, None, Some(per_second), None, None) => Condition::Changes { per_second },
+        (None, None, None, Some(deviations), None) => Condition::Deviates { deviations, readings: over },
+        (None, None, None, None, Some(after)) => Condition::Silent { after },
         _ => {
-            s.problem("above", "a rule has exactly one of `above`, `below`, `changes` and `silent`");
+            s.problem(
+                "above",
+                "a rule has exactly one of `above`, `below`, `changes`, `deviates` and `silent`",
+            );
             return None;
         }
     };
@@ -142,7 +158,12 @@ fn read_condition(s: &mut Section<'_>) -> Option<Condition> {
         Condition::Changes { per_second } if per_second <= 0.0 => {
             s.problem("changes", "must be greater than 0: units a second, up or down");
         }
-        Condition::Changes { .. } | Condition::Silent { .. } if clear.is_some() => {
+        Condition::Deviates { deviations, .. } if deviations < 1.0 => {
+            s.problem("deviates", "must be 1 at least: standard deviations, such as 6");
+        }
+        Condition::Changes { .. } | Condition::Deviates { .. } | Condition::Silent { .. }
+            if clear.is_some() =>
+        {
             s.problem("clear", "belongs to `above` or `below`");
         }
         _ => {}

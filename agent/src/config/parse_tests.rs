@@ -178,6 +178,8 @@ fn an_alert_has_one_condition_and_closes_on_its_right_side() {
     );
     assert_eq!(rule("below = -3.5").condition, Condition::Below { threshold: -3.5, clear: -3.5 });
     assert_eq!(rule("changes = 2").condition, Condition::Changes { per_second: 2.0 });
+    let odd = rule("deviates = 6.5\nover = 500");
+    assert_eq!(odd.condition, Condition::Deviates { deviations: 6.5, readings: 500.0 });
     let silent = rule("silent = \"10m\"\npublish = \"tributary/{gateway}/alerts/{rule}/{device}\"");
     assert_eq!(
         (silent.condition, silent.severity),
@@ -192,6 +194,8 @@ fn an_alert_has_one_condition_and_closes_on_its_right_side() {
         ("above = 80\nclear = 81", "alert[0].clear", "never stay open"),
         ("below = 5\nclear = 4", "alert[0].clear", "never stay open"),
         ("changes = 0", "alert[0].changes", "greater than 0"),
+        ("deviates = 0.5", "alert[0].deviates", "1 at least"),
+        ("deviates = 6\nover = 1", "alert[0].over", "from 10"),
         ("silent = \"10m\"\nclear = 1", "alert[0].clear", "belongs to"),
         ("silent = 10", "alert[0].silent", "unit"),
         ("above = 1\nseverity = \"bad\"", "alert[0].severity", "critical"),

@@ -101,6 +101,10 @@ pub fn show(c: &Config) -> String {
                 line(&at("clear"), clear.to_string());
             }
             Condition::Changes { per_second } => line(&at("changes"), per_second.to_string()),
+            Condition::Deviates { deviations, readings } => {
+                line(&at("deviates"), deviations.to_string());
+                line(&at("over"), readings.to_string());
+            }
             Condition::Silent { after } => line(&at("silent"), duration(after)),
         }
         line(&at("hold"), duration(a.hold));

@@ -113,6 +113,8 @@ struct Message<'a> {
     value: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
     gateway: &'a str,
 }
 
@@ -141,6 +143,7 @@ fn tell(shared: &Shared, change: &AlertRow) {
         state: change.state(),
         value: change.value,
         expected: change.expected,
+        score: change.score,
         gateway,
     };
     // Texts and finite numbers: nothing in it can fail to be JSON.

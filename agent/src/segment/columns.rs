@@ -390,7 +390,7 @@ impl TableRow for AlertRow {
             texts(rows.iter().map(|r| r.state())),
             doubles(rows.iter().map(|r| r.value)),
             doubles(rows.iter().map(|r| r.expected)),
-            doubles(rows.iter().map(|_| None)),
+            doubles(rows.iter().map(|r| r.score)),
             maybe_texts(rows.iter().map(|_| None::<&str>)),
         ])
     }

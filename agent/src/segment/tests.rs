@@ -305,6 +305,7 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
         open,
         value: Some(60.5),
         expected: None,
+        score: Some(7.5),
     };
     let alerts = encode(vec![alert(false), alert(true)]);
     for (encoded, table) in [

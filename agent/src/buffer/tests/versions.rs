@@ -89,6 +89,7 @@ fn story(world: &mut World) {
         open: true,
         value: Some(60.5),
         expected: Some(50.0),
+        score: None,
     };
     buffer.save_alerts(&[alert], b"what is open").unwrap();
     world.append(&mut buffer, 3).unwrap();
