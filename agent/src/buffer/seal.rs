@@ -303,19 +303,25 @@ impl Buffer {
     }
 
     /// Kept decisions with their keys that may be thought over: those whose segment the lake has, because a superseded
-    /// one's are to be taken again. The newest is never among them: it says up to where the journal was looked at.
-    pub fn settled_decisions(&mut self) -> Result<Vec<KeptDecisions>, BufferError> {
+    /// one's are to be taken again. The newest is never among them: it says up to where the journal was looked at. In their
+    /// order, at most `limit` of those behind `after` (ordinal of the epoch, number).
+    pub fn settled_decisions(
+        &mut self,
+        after: Option<(u32, u64)>,
+        limit: usize,
+    ) -> Result<Vec<KeptDecisions>, BufferError> {
+        let (ordinal, number) = after.map_or((-1, 0), |(ordinal, number)| (i64::from(ordinal), int(number)));
         self.guarded(|b| {
             let mut select = b.sql.prepare_cached(
                 "SELECT d.epoch, d.number, d.decisions FROM decision d
-                 WHERE d.superseded = 0
+                 WHERE d.superseded = 0 AND (d.epoch, d.number) > (?1, ?2)
                    AND NOT EXISTS (SELECT 1 FROM outbox o
                                    WHERE o.epoch = d.epoch AND o.number = d.number AND o.state <> 'released')
                    AND (d.epoch, d.number) < (SELECT epoch, number FROM decision WHERE superseded = 0
                                               ORDER BY epoch DESC, number DESC LIMIT 1)
-                 ORDER BY d.epoch, d.number",
+                 ORDER BY d.epoch, d.number LIMIT ?3",
             )?;
-            let found = select.query_map([], |r| {
+            let found = select.query_map(params![ordinal, number, int(limit as u64)], |r| {
                 Ok(KeptDecisions { ordinal: r.get(0)?, number: uint(r.get(1)?), decisions: r.get(2)? })
             })?;
             Ok(found.collect::<Result<_, _>>()?)
@@ -363,6 +369,7 @@ impl Buffer {
     }
 
     /// All kept decisions in the order in which they were taken; those whose segment was superseded are left out.
+    #[cfg(test)]
     pub fn decisions(&mut self) -> Result<Vec<Vec<u8>>, BufferError> {
         self.guarded(|b| {
             let mut select = b.sql.prepare_cached(

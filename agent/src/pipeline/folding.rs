@@ -12,14 +12,19 @@ use crate::window::emit::{Emitter, Folded, Priors};
 /// # Errors
 /// The buffer's.
 pub(super) async fn fold(shared: &Shared, plan: Plan) -> anyhow::Result<Folded> {
-    let decided = plan.has_decided();
+    // An earlier decision on a window ends after its start, whatever length it then had.
+    let decided = plan.windows.iter().filter(|w| w.late || w.frozen).map(|w| w.start).min();
     let names = Arc::clone(&shared.dictionary);
     let (emitter, priors) = shared
         .buffer
         .run(move |b| -> anyhow::Result<(Emitter, Priors)> {
             let mut priors = Priors::of(&plan);
-            if decided {
-                decoded(&b.decisions()?).for_each(|decided| priors.take(&decided));
+            if let Some(earliest) = decided {
+                b.each_decision(earliest, |bytes| {
+                    if let Some(decided) = decoded(bytes) {
+                        priors.take(&decided);
+                    }
+                })?;
             }
             let lookup = |key| names.get(key);
             let spans = plan.spans.clone();

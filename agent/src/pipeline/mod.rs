@@ -340,7 +340,11 @@ fn windows_of(
     if let Some(holes) = thinning::known_holes(b)? {
         windows.hollow(holes);
     }
-    decoded(&b.decisions()?).for_each(|decided| windows.restore(&decided));
+    b.each_decision(Timestamp(i64::MIN), |bytes| {
+        if let Some(decided) = decoded(bytes) {
+            windows.restore(&decided);
+        }
+    })?;
     // What is beyond correction must be known before the first late reading: its decisions may be forgotten, and it would
     // be emitted as if for the first time.
     windows.due(now, false);
@@ -360,14 +364,10 @@ fn in_flight(config: &Config) -> usize {
     config.brokers.iter().map(|b| usize::from(b.inflight_window)).sum()
 }
 
-/// Kept decisions, but for those that damage made unreadable: without them windows may be emitted once more, and that is
+/// Kept decisions; none where damage made them unreadable: without them windows may be emitted once more, and that is
 /// better than an agent that never starts again.
-fn decoded(kept: &[Vec<u8>]) -> impl Iterator<Item = Decided> {
-    kept.iter().filter_map(|bytes| {
-        Decided::decode(bytes)
-            .inspect_err(|e| warn!("decisions of the window stage are passed over: {e}"))
-            .ok()
-    })
+fn decoded(kept: &[u8]) -> Option<Decided> {
+    Decided::decode(kept).inspect_err(|e| warn!("decisions of the window stage are passed over: {e}")).ok()
 }
 
 /// Logs what opening found; true if the buffer may have forgotten messages that it once stored.

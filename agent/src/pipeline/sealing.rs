@@ -44,6 +44,9 @@ const REJECTS_AT_ONCE: usize = 10_000;
 /// The greatest segment that is read back from the bucket, bytes.
 const LARGEST: u64 = 256 << 20;
 
+/// Sets of decisions, one of each segment of aggregates, that are looked through at once.
+const DECISIONS_AT_ONCE: usize = 32;
+
 /// How often decisions are looked through for those that nobody needs any more, microseconds.
 const FORGET_EVERY: i64 = HOUR;
 
@@ -270,26 +273,33 @@ impl Sealer {
             return Ok(());
         }
         self.forgot_at = Some(now);
-        let kept = self.shared.buffer.run(|b| b.settled_decisions()).await??;
-        let mut changed = Vec::new();
-        {
-            let windows = self.shared.windows();
-            for mut row in kept {
-                // What can't be read is of no use to anyone.
-                let Ok(decided) = Decided::decode(&row.decisions) else { continue };
-                if !windows.may_drop(&decided) {
-                    continue;
-                }
-                let needed = windows.still_needed(&decided);
-                if needed.as_ref().is_none_or(|n| n.decisions.len() < decided.decisions.len()) {
-                    row.decisions = needed.map(|n| n.encode()).unwrap_or_default();
-                    changed.push(row);
+        // A day of many windows doesn't fit into memory at once.
+        let mut after = None;
+        loop {
+            let kept =
+                self.shared.buffer.run(move |b| b.settled_decisions(after, DECISIONS_AT_ONCE)).await??;
+            let Some(last) = kept.last() else { break };
+            after = Some((last.ordinal, last.number));
+            let mut changed = Vec::new();
+            {
+                let windows = self.shared.windows();
+                for mut row in kept {
+                    // What can't be read is of no use to anyone.
+                    let Ok(decided) = Decided::decode(&row.decisions) else { continue };
+                    if !windows.may_drop(&decided) {
+                        continue;
+                    }
+                    let needed = windows.still_needed(&decided);
+                    if needed.as_ref().is_none_or(|n| n.decisions.len() < decided.decisions.len()) {
+                        row.decisions = needed.map(|n| n.encode()).unwrap_or_default();
+                        changed.push(row);
+                    }
                 }
             }
-        }
-        if !changed.is_empty() {
-            debug!(segments = changed.len(), "decisions forgotten");
-            self.shared.buffer.run(move |b| b.replace_decisions(&changed)).await??;
+            if !changed.is_empty() {
+                debug!(segments = changed.len(), "decisions forgotten");
+                self.shared.buffer.run(move |b| b.replace_decisions(&changed)).await??;
+            }
         }
         Ok(())
     }

@@ -416,20 +416,20 @@ fn settings_and_decisions_are_kept_until_they_are_replaced_or_forgotten() {
     let (mut buffer, _) = world.open();
     assert_eq!(buffer.setting("filters").unwrap(), Some(b"2".to_vec()));
     assert_eq!(buffer.decisions().unwrap(), [b"closed".to_vec()]);
-    assert_eq!(buffer.settled_decisions().unwrap(), [], "the newest stays");
+    assert_eq!(buffer.settled_decisions(None, 100).unwrap(), [], "the newest stays");
     for n in 0..2 {
         let sealing = buffer.begin_seal().unwrap();
         let manifest = world.manifest(&sealing, &Namespace::default(), Table::Aggregates, Day(20_000), 4);
         let contents = Contents::Aggregates { decisions: vec![n], newest: Timestamp(60) };
         buffer.finish_seal(&sealing, &manifest.key(), &[n], &manifest, &contents).unwrap();
     }
-    assert_eq!(buffer.settled_decisions().unwrap(), [], "their segments may still be superseded");
+    assert_eq!(buffer.settled_decisions(None, 100).unwrap(), [], "their segments may still be superseded");
     let (epoch, now) = (buffer.epoch(), world.now);
     for entry in buffer.entries().unwrap() {
         buffer.delivered(epoch, entry.number, now, now).unwrap();
         buffer.release(&[(epoch, entry.number)]).unwrap();
     }
-    let mut kept = buffer.settled_decisions().unwrap();
+    let mut kept = buffer.settled_decisions(None, 100).unwrap();
     assert_eq!(kept.iter().map(|k| k.decisions.clone()).collect::<Vec<_>>(), [b"closed".to_vec(), vec![0]]);
     kept[0].decisions.clear();
     kept[1].decisions = vec![7];
