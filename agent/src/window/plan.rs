@@ -64,11 +64,6 @@ pub struct PlanSeries {
 }
 
 impl Plan {
-    /// Whether an earlier decision may be known on any of its windows.
-    pub fn has_decided(&self) -> bool {
-        self.windows.iter().any(|w| w.late || w.frozen)
-    }
-
     /// The name of one of its windows, as decisions have it.
     pub fn key(&self, window: &DueWindow) -> Option<DecisionKey> {
         let series = self.series.get(window.series as usize)?;
