@@ -37,7 +37,7 @@ fn main() -> Result<()> {
             }
         }
     }
-    println!("{files} files");
+    eprintln!("{files} files");
     Ok(())
 }
 

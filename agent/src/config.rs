@@ -7,6 +7,7 @@ mod section;
 pub mod alerts;
 pub mod decoding;
 pub mod functions;
+pub mod publish;
 pub mod zone;
 pub mod load;
 pub mod show;
@@ -15,6 +16,7 @@ pub mod parse;
 pub use alerts::{AlertRule, Condition, Severity};
 pub use decoding::{Decoder, Decoding, TimeUnit};
 pub use functions::{Function, Functions};
+pub use publish::{Names, TopicPattern};
 pub use zone::Zone;
 
 use std::net::SocketAddr;
@@ -24,8 +26,6 @@ use tributary_contract::id::{GatewayId, Namespace};
 use tributary_contract::key::Prefix;
 use tributary_contract::series::Tags;
 use tributary_contract::time::DAY_MICROS;
-
-use crate::window::announce::TopicPattern;
 
 /// Microseconds in a second.
 pub const SECOND: i64 = 1_000_000;

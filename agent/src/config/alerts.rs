@@ -3,8 +3,8 @@
 use tributary_contract::time::DAY_MICROS;
 
 use super::SECOND;
+use super::publish::TopicPattern;
 use super::section::Section;
-use crate::window::announce::TopicPattern;
 
 /// A rule by which alerts open and close, one for each series that it looks at.
 #[derive(Debug, Clone, PartialEq)]

@@ -13,9 +13,9 @@ pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
     Broker, Bucket, Buffer, Config, Credentials, Function, Functions, HOUR, Limits, MINUTE, MqttVersion,
-    PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, Upload, Window, Zone, alerts, decoding,
+    PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, TopicPattern, Upload, Window, Zone, alerts,
+    decoding,
 };
-use crate::window::announce::TopicPattern;
 
 /// What the configuration may refer to but can't know: read once, at the edge.
 pub struct Facts<'a> {

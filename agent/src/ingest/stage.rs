@@ -14,9 +14,9 @@ use super::decode::{Decoded, Decoders, DecodersError, Outgoing, Reject};
 use super::redelivery::{Arriving, BrokerTraits, Judgement, Memory, Remembered, Rule, hash};
 use super::{Ack, Publish, Session};
 use crate::clock::without;
+use crate::config::publish::is_announcement;
 use crate::config::{Broker, Config, Limits, SECOND, Window};
 use crate::reading::{Accepted, Rejected};
-use crate::window::announce::is_announcement;
 
 /// Bytes of a rejected payload that are kept.
 pub const KEPT_PAYLOAD: usize = 1024;

@@ -8,13 +8,15 @@ use tributary_contract::time::Timestamp;
 use super::shared::Shared;
 use crate::alert::Alerts;
 use crate::buffer::{ALERT_STATE, AlertRow, Buffer, Dictionary};
-use crate::config::{Config, HOUR, MINUTE};
+use crate::config::{Config, HOUR, MINUTE, Names};
 use crate::ingest::decode::Outgoing;
-use crate::window::announce::Names;
 
 /// How often it is kept up to where the journal was judged, while nothing opens or closes, microseconds: so much is judged
 /// again after a crash.
 const KEEP_EVERY: i64 = MINUTE;
+
+/// Alerts that wait to be told while there is no connection, the newest.
+const UNTOLD: usize = 1000;
 
 /// How far back, beyond the longest time for which a condition must hold, readings are remembered at a start, microseconds.
 const REMEMBER: i64 = HOUR;
@@ -92,12 +94,24 @@ pub async fn alert(shared: &Arc<Shared>, now: Timestamp) -> anyhow::Result<usize
         }
         taken
     };
-    let Some((changes, state)) = taken else { return Ok(0) };
-    let changes = Arc::new(changes);
-    let saved = Arc::clone(&changes);
-    shared.buffer.run(move |b| b.save_alerts(&saved, &state)).await??;
-    changes.iter().for_each(|change| tell(shared, change));
-    Ok(changes.len())
+    let mut count = 0;
+    if let Some((changes, state)) = taken {
+        count = changes.len();
+        let changes = Arc::new(changes);
+        let saved = Arc::clone(&changes);
+        shared.buffer.run(move |b| b.save_alerts(&saved, &state)).await??;
+        shared.live().untold.extend(Arc::unwrap_or_clone(changes));
+    }
+    // What came of a start, before there was a connection, is told when there is one.
+    let untold = {
+        let mut live = shared.live();
+        let too_many = live.untold.len().saturating_sub(UNTOLD);
+        live.untold.drain(..too_many);
+        let connected = live.brokers.first().is_some_and(|b| b.connected);
+        if connected { std::mem::take(&mut live.untold) } else { Vec::new() }
+    };
+    untold.iter().for_each(|change| tell(shared, change));
+    Ok(count)
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use tributary_contract::time::Timestamp;
 use super::clock::Clock;
 use super::room;
 use crate::alert::Alerts;
-use crate::buffer::{BufferThread, Dictionary};
+use crate::buffer::{AlertRow, BufferThread, Dictionary};
 use crate::config::Config;
 use crate::ingest::mqtt::Publisher;
 use crate::status::flash::Meter;
@@ -92,6 +92,8 @@ pub struct Live {
     pub commit_interval: Option<i64>,
     /// When the state of the alerts was last kept, and up to which seq it then was.
     pub alerts_kept: Option<(Timestamp, u64)>,
+    /// Alerts that are durable and wait for a connection to be told, oldest first.
+    pub untold: Vec<AlertRow>,
     /// When what is counted of flash was last kept.
     pub flash_kept_at: Option<Timestamp>,
     /// What else an operator should know, by what it is about; a later one replaces an earlier one.

@@ -240,7 +240,7 @@ fn the_window_that_a_connection_agreed_on_is_the_one_that_counts() {
 fn what_a_gateway_tells_is_acknowledged_and_taken_in_by_no_source() {
     let mut c = config(vec![source("#", Decoder::Auto)]);
     c.brokers = vec![broker()];
-    let publish_on = crate::window::announce::TopicPattern::parse("site/results/{window}/{device}").unwrap();
+    let publish_on = crate::config::TopicPattern::parse("site/results/{window}/{device}").unwrap();
     c.windows = vec![Window { publish: Some(publish_on), ..Window::tumbling("1m", MINUTE) }];
     let mut s = Stage::new(&c).unwrap();
     s.connected(0, 1, Session::New, at(0));

@@ -83,6 +83,15 @@ async fn an_alert_is_durable_before_it_is_told_and_told_once() {
     assert_eq!(told, [("open".to_owned(), 60.0), ("closed".to_owned(), 39.0)]);
     report(&shared, world.now()).await.unwrap();
     assert_eq!(shared.status.borrow().alerts, 0);
+
+    // While nobody is there to be told it waits, and goes once.
+    shared.live().brokers[0].connected = false;
+    world.measure(&shared, 60.0).await;
+    assert_eq!(alert(&shared, world.now()).await.unwrap(), 1);
+    assert!(commands.try_recv().is_err());
+    shared.live().brokers[0].connected = true;
+    assert_eq!(alert(&shared, world.now()).await.unwrap(), 0);
+    assert!(matches!(commands.try_recv(), Ok(Command::Publish(_))) && commands.try_recv().is_err());
 }
 
 #[tokio::test]
