@@ -5,6 +5,7 @@
 //! `tests/nab/score.py` judges them.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
@@ -37,7 +38,7 @@ fn main() -> Result<()> {
             }
         }
     }
-    eprintln!("{files} files");
+    writeln!(std::io::stdout(), "{files} files")?;
     Ok(())
 }
 
