@@ -336,7 +336,9 @@ fn live(world: &mut World, buffer: &mut Buffer) -> Result<Vec<(Epoch, u64, i64, 
     while world.seal(buffer)?.is_some() {}
     world.deliver(buffer)?;
     // What sealing asks for as well.
-    (buffer.gaps_to_seal()?, buffer.rejects_to_seal(9)?, buffer.alerts_to_seal()?);
+    buffer.gaps_to_seal()?;
+    buffer.rejects_to_seal(9)?;
+    buffer.alerts_to_seal()?;
     let stats = buffer.stats()?;
     stats.books.counters.check()?;
     assert_eq!(stats.books.counters.readings.waiting(), stats.waiting_rows);
