@@ -70,6 +70,8 @@ pub(super) fn alerts_of(
 /// # Errors
 /// The buffer's: then nothing of it was told, and the next life judges it again.
 pub async fn alert(shared: &Arc<Shared>, now: Timestamp) -> anyhow::Result<usize> {
+    // Not behind what is to be saved now: what is durable needs no other write to be told.
+    tell_what_waits(shared);
     let listening = {
         let live = shared.live();
         live.clock_synced && live.drained.iter().all(|d| *d) && live.brokers.iter().all(|b| b.connected)
@@ -102,16 +104,20 @@ pub async fn alert(shared: &Arc<Shared>, now: Timestamp) -> anyhow::Result<usize
         shared.buffer.run(move |b| b.save_alerts(&saved, &state)).await??;
         shared.live().untold.extend(Arc::unwrap_or_clone(changes));
     }
-    // What came of a start, before there was a connection, is told when there is one.
-    let untold = {
+    tell_what_waits(shared);
+    Ok(count)
+}
+
+/// Tells what is durable, where there is a connection. What came of a start, before there was one, waits for it.
+fn tell_what_waits(shared: &Shared) {
+    let waiting = {
         let mut live = shared.live();
         let too_many = live.untold.len().saturating_sub(UNTOLD);
         live.untold.drain(..too_many);
         let connected = live.brokers.first().is_some_and(|b| b.connected);
         if connected { std::mem::take(&mut live.untold) } else { Vec::new() }
     };
-    untold.iter().for_each(|change| tell(shared, change));
-    Ok(count)
+    waiting.iter().for_each(|change| tell(shared, change));
 }
 
 #[derive(Serialize)]

@@ -273,6 +273,8 @@ impl Intake {
                     status.connects += 1;
                     status.protocol = if protocol == MqttVersion::V5 { "5" } else { "3.1.1" }.into();
                 }
+                // What waits to be told waits no longer.
+                self.shared.committed.notify_one();
             }
             Event::Subscribed { granted, keep } => self.subscribed(broker, &granted, keep).await,
             Event::Disconnected { error, alive } => {

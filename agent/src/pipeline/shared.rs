@@ -41,7 +41,7 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// What publishes on the broker; empty until there is a connection.
     pub publisher: OnceLock<Publisher>,
-    /// Something was committed: windows may have closed.
+    /// Something was committed, or a connection was made: there may be something to tell.
     pub committed: Notify,
     /// Something was sealed: delivery may have work.
     pub sealed: Notify,
