@@ -270,8 +270,8 @@ async fn within(shared: &Shared, max_bytes: u64) {
 
 #[tokio::test]
 async fn after_days_without_the_bucket_on_a_small_buffer_rows_and_gaps_are_what_was_acknowledged() {
-    // So that aggregates have room, whose segments are small here.
-    let budget = (2 + 2 * days() as u64) << 20;
+    // Aggregates have room, whose segments are small here; the readings of a day have none.
+    let budget = (4 + days() as u64) << 20;
     let world = world(WINDOWS, budget);
     let mut taken = Taken::default();
     let mut shared = world.live().await;
@@ -319,12 +319,13 @@ fn days() -> usize {
 
 #[tokio::test]
 async fn on_a_disk_that_a_stranger_has_filled_a_flood_goes_on_within_the_files_that_there_are() {
-    let mut world = world(WINDOWS, 8 << 20);
+    let mut world = world(WINDOWS, (4 * days() as u64) << 20);
     let (mut taken, mut shared) = (Taken::default(), world.live().await);
     let mut sealer = Sealer::new(Arc::clone(&shared));
     let (mut database, mut before, mut rested) = (0, Counters::default(), 0);
     for step in 0..days() * 24 * 6 {
-        if step == 12 * 6 {
+        // After a quarter of the time.
+        if step == days() * 6 * 6 {
             let sizes = shared.buffer.run(|b| b.sizes()).await.unwrap().unwrap();
             database = sizes.database;
             assert_eq!(laws(&shared).await.readings.summarised, 0, "there was room");
