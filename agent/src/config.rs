@@ -8,6 +8,7 @@ pub mod alerts;
 pub mod decoding;
 pub mod functions;
 pub mod publish;
+pub mod selection;
 pub mod zone;
 pub mod load;
 pub mod show;
@@ -17,6 +18,7 @@ pub use alerts::{AlertRule, Condition, Severity};
 pub use decoding::{Decoder, Decoding, TimeUnit};
 pub use functions::{Function, Functions};
 pub use publish::{Names, TopicPattern};
+pub use selection::Selection;
 pub use zone::Zone;
 
 use std::net::SocketAddr;
@@ -205,12 +207,8 @@ pub struct Window {
     pub every: i64,
     /// The zone to whose days and hours they are aligned; none for UTC.
     pub zone: Option<Zone>,
-    /// Globs of the sources whose readings enter it; none for all.
-    pub sources: Vec<String>,
-    /// Globs of devices, likewise.
-    pub devices: Vec<String>,
-    /// Globs of metrics, likewise.
-    pub metrics: Vec<String>,
+    /// Whose readings enter it.
+    pub of: Selection,
     /// By glob of metrics, which statistics are filled in; the longest glob that matches decides, all where none does.
     pub functions: Vec<(String, Functions)>,
     /// Topic on which its windows are told as soon as they are closed; none for not at all.
@@ -231,9 +229,7 @@ impl Window {
             size,
             every: size,
             zone: None,
-            sources: Vec::new(),
-            devices: Vec::new(),
-            metrics: Vec::new(),
+            of: Selection::default(),
             functions: Vec::new(),
             publish: None,
             lateness: 10 * SECOND,

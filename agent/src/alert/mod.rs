@@ -34,7 +34,6 @@ use self::chart::Chart;
 use self::standing::{Change, Point, Standing};
 use crate::buffer::row::{AlertRow, Row, SeriesEntry};
 use crate::config::{AlertRule, Condition, HOUR};
-use crate::ingest::decode::pattern::glob;
 use crate::window::{has_trusted_time, has_trusted_value};
 
 /// Changes of one series by one rule that are noted in an hour.
@@ -346,17 +345,11 @@ impl Alerts {
         if let Some(place) = self.places.get(&name) {
             return Some(*place);
         }
-        let looks = |rule: &AlertRule| {
-            let of = |globs: &[String], text: &str| globs.is_empty() || globs.iter().any(|g| glob(g, text));
-            of(&rule.sources, &entry.source)
-                && of(&rule.devices, &entry.device)
-                && of(&rule.metrics, &entry.metric)
-        };
         let standing = |rule: &AlertRule| {
             let is_open = self.open.contains_key(&key(&rule.name, &entry.namespace, &entry.id.to_string()));
             if is_open { Standing::Open } else { Standing::Calm }
         };
-        let numbered = (0u16..).zip(self.rules.iter()).filter(|(_, rule)| looks(rule));
+        let numbered = (0u16..).zip(self.rules.iter()).filter(|(_, rule)| entry.is_of(&rule.of));
         let judge = |(number, rule)| Judged {
             rule: number,
             standing: standing(rule),

@@ -7,16 +7,14 @@ use tributary_contract::quality::{Doubt, Quality};
 use tributary_contract::series::Tags;
 
 use super::*;
-use crate::config::{SECOND, Severity};
+use crate::config::{SECOND, Selection, Severity};
 use crate::reading::Value;
 
 fn rule(name: &str, condition: Condition) -> AlertRule {
     AlertRule {
         name: name.to_owned(),
         severity: Severity::Warning,
-        sources: Vec::new(),
-        devices: Vec::new(),
-        metrics: Vec::new(),
+        of: Selection::default(),
         condition,
         hold: 0,
         publish: None,
@@ -30,7 +28,10 @@ fn rules() -> Vec<AlertRule> {
             hold: 5 * SECOND,
             ..rule("cold for long", Condition::Below { threshold: 10.0, clear: 10.0 })
         },
-        AlertRule { devices: vec!["d1".into()], ..rule("leaps", Condition::Changes { per_second: 30.0 }) },
+        AlertRule {
+            of: Selection { devices: vec!["d1".into()], ..Selection::default() },
+            ..rule("leaps", Condition::Changes { per_second: 30.0 })
+        },
     ]
 }
 

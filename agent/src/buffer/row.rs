@@ -8,6 +8,8 @@ use tributary_contract::reject::{GapReason, RejectReason};
 use tributary_contract::series::{SeriesId, Tags};
 use tributary_contract::time::Timestamp;
 
+use crate::config::Selection;
+use crate::ingest::decode::pattern::glob;
 use crate::reading::Value;
 
 /// A reading as it is read back from the journal.
@@ -54,6 +56,15 @@ pub struct SeriesEntry {
     pub first_ts: Timestamp,
     /// Event time of the latest reading.
     pub last_ts: Timestamp,
+}
+
+impl SeriesEntry {
+    /// Whether its source, device and metric all match.
+    pub fn is_of(&self, selection: &Selection) -> bool {
+        let of = |globs: &[String], text: &str| globs.is_empty() || globs.iter().any(|g| glob(g, text));
+        let Selection { sources, devices, metrics } = selection;
+        of(sources, &self.source) && of(devices, &self.device) && of(metrics, &self.metric)
+    }
 }
 
 /// A gap that waits for its segment.
@@ -197,4 +208,40 @@ pub struct BatchSpan {
     pub min_received: Timestamp,
     /// When it was committed.
     pub committed_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(source: &str, device: &str, metric: &str) -> SeriesEntry {
+        SeriesEntry {
+            key: 0,
+            id: SeriesId(1),
+            namespace: Namespace::default(),
+            source: source.into(),
+            device: device.into(),
+            metric: metric.into(),
+            tags: Default::default(),
+            unit: None,
+            value_type: "double",
+            first_ts: Timestamp(0),
+            last_ts: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn a_series_is_of_a_selection_where_its_source_device_and_metric_all_match() {
+        let globs = |list: &[&str]| list.iter().map(|g| (*g).to_owned()).collect();
+        let some = Selection {
+            sources: globs(&["plant"]),
+            devices: Vec::new(),
+            metrics: globs(&["temp*", "energy"]),
+        };
+        assert!(entry("plant", "d", "temp_in").is_of(&some) && entry("plant", "x", "energy").is_of(&some));
+        assert!(
+            !entry("plant", "d", "humidity").is_of(&some) && !entry("office", "d", "energy").is_of(&some)
+        );
+        assert!(entry("a", "b", "c").is_of(&Selection::default()));
+    }
 }

@@ -5,6 +5,7 @@ use tributary_contract::time::DAY_MICROS;
 use super::SECOND;
 use super::publish::TopicPattern;
 use super::section::Section;
+use super::selection::Selection;
 
 /// A rule by which alerts open and close, one for each series that it looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,12 +14,8 @@ pub struct AlertRule {
     pub name: String,
     /// How bad it is.
     pub severity: Severity,
-    /// Globs of the sources that it looks at; none for all.
-    pub sources: Vec<String>,
-    /// Globs of devices, likewise.
-    pub devices: Vec<String>,
-    /// Globs of metrics, likewise.
-    pub metrics: Vec<String>,
+    /// What it looks at.
+    pub of: Selection,
     /// When it opens and closes.
     pub condition: Condition,
     /// How long the condition must hold by event time before it opens, microseconds.
@@ -104,9 +101,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Vec<AlertRule> {
         let rule = AlertRule {
             name,
             severity: s.choice("severity", &severities, Severity::Warning),
-            sources: s.strings("sources"),
-            devices: s.strings("devices"),
-            metrics: s.strings("metrics"),
+            of: Selection::read(&mut s),
             hold: s.duration("hold", 0..=30 * DAY_MICROS, 0),
             publish: s.parsed("publish", read_topic),
             condition: condition.unwrap_or(Condition::Silent { after: DAY_MICROS }),

@@ -13,8 +13,8 @@ pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
     Broker, Bucket, Buffer, Config, Credentials, Function, Functions, HOUR, Limits, MINUTE, MqttVersion,
-    PRIORITY, ReleaseOn, SECOND, Segment, Source, Status, TopicPattern, Upload, Window, Zone, alerts,
-    decoding,
+    PRIORITY, ReleaseOn, SECOND, Segment, Selection, Source, Status, TopicPattern, Upload, Window, Zone,
+    alerts, decoding,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -422,9 +422,7 @@ fn read_windows(root: &mut Section<'_>, facts: &Facts<'_>) -> Vec<Window> {
         let window = Window {
             every,
             zone: read_zone(&mut s, facts),
-            sources: s.strings("sources"),
-            devices: s.strings("devices"),
-            metrics: s.strings("metrics"),
+            of: Selection::read(&mut s),
             functions: read_functions(&mut s),
             publish: s.parsed("publish", TopicPattern::parse),
             lateness: s.duration("lateness", 0..=7 * DAY_MICROS, d.lateness),

@@ -144,7 +144,7 @@ fn windows_hop_lie_in_zones_and_choose_what_they_take_and_tell() {
     let window = with(text).unwrap().windows.remove(0);
     assert_eq!((window.size, window.every), (5 * MINUTE, MINUTE));
     assert_eq!(window.zone.map(|z| z.name).as_deref(), Some("Asia/Kathmandu"));
-    assert_eq!((window.sources, window.metrics), (vec!["plant".to_owned()], vec!["temp*".to_owned()]));
+    assert_eq!((window.of.sources, window.of.metrics), (vec!["plant".to_owned()], vec!["temp*".to_owned()]));
     let few: Functions = [Function::Min, Function::Max].into_iter().collect();
     assert_eq!(window.functions[0], ("temp*".to_owned(), few));
     let plain = with("size = \"1h\"\ntime_zone = \"UTC\"\nfunctions = [\"mean\"]").unwrap().windows.remove(0);
@@ -173,7 +173,7 @@ fn an_alert_has_one_condition_and_closes_on_its_right_side() {
         rule("above = 80\nclear = 75.5\nhold = \"30s\"\nseverity = \"critical\"\nmetrics = [\"temp*\"]");
     assert_eq!(hot.condition, Condition::Above { threshold: 80.0, clear: 75.5 });
     assert_eq!(
-        (hot.severity, hot.hold, hot.metrics),
+        (hot.severity, hot.hold, hot.of.metrics),
         (Severity::Critical, 30 * SECOND, vec!["temp*".to_owned()])
     );
     assert_eq!(rule("below = -3.5").condition, Condition::Below { threshold: -3.5, clear: -3.5 });

@@ -66,7 +66,7 @@ pub fn show(c: &Config) -> String {
         line(&at("size"), duration(w.size));
         line(&at("every"), duration(w.every));
         line(&at("time_zone"), quote(w.zone.as_ref().map_or("UTC", |z| &z.name)));
-        for (key, globs) in [("sources", &w.sources), ("devices", &w.devices), ("metrics", &w.metrics)] {
+        for (key, globs) in w.of.keys() {
             if !globs.is_empty() {
                 line(&at(key), list(globs.iter().map(String::as_str)));
             }
@@ -86,7 +86,7 @@ pub fn show(c: &Config) -> String {
         let at = |key: &str| format!("alert[{i}].{key}");
         line(&at("name"), quote(&a.name));
         line(&at("severity"), quote(a.severity.name()));
-        for (key, globs) in [("sources", &a.sources), ("devices", &a.devices), ("metrics", &a.metrics)] {
+        for (key, globs) in a.of.keys() {
             if !globs.is_empty() {
                 line(&at(key), list(globs.iter().map(String::as_str)));
             }

@@ -179,7 +179,7 @@ impl Emitter {
         let key = self.keys.entry(row.series).or_insert_with(|| {
             let entry = dictionary(row.series).filter(|e| !plan.without.contains(&e.source))?;
             let series = named.get(&(entry.namespace.clone(), entry.id)).copied()?;
-            let functions = |d: &Definition| d.takes(&entry).then(|| d.functions(&entry.metric));
+            let functions = |d: &Definition| entry.is_of(&d.window.of).then(|| d.functions(&entry.metric));
             Some(Key { series, takes: plan.definitions.iter().map(functions).collect() })
         });
         let Some(key) = key else { return };

@@ -684,7 +684,7 @@ impl Windows {
             return Some((known.series, Arc::clone(&known.enters)));
         }
         let entry = dictionary(key)?;
-        let takes = |d: &Definition| !self.without.contains(&entry.source) && d.takes(&entry);
+        let takes = |d: &Definition| !self.without.contains(&entry.source) && entry.is_of(&d.window.of);
         let enters: Arc<[u16]> =
             (0..).zip(self.definitions.iter()).filter(|(_, d)| takes(d)).map(|(number, _)| number).collect();
         let device = self.device_of(&entry.namespace, &entry.device);

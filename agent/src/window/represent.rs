@@ -51,7 +51,7 @@ impl Represented {
         let series = *self.series.entry((entry.namespace.clone(), entry.id)).or_insert(next);
         let definitions = &self.definitions;
         let (_, enters) = self.keys.entry(row.series).or_insert_with(|| {
-            let taking = (0u16..).zip(definitions.iter()).filter(|(_, d)| d.takes(entry));
+            let taking = (0u16..).zip(definitions.iter()).filter(|(_, d)| entry.is_of(&d.window.of));
             (series, taking.map(|(number, _)| number).collect())
         });
         let mut held = Vec::new();

@@ -18,7 +18,7 @@ use super::emit::{AggregateRow, Emission, Emitter, Folded, Priors};
 use super::open::{Bounds, Windows};
 use super::plan::Plan;
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
-use crate::config::{HOUR, MINUTE, SECOND, Window};
+use crate::config::{HOUR, MINUTE, SECOND, Selection, Window};
 use crate::reading::Value;
 
 fn minute_window() -> Window {
@@ -353,13 +353,14 @@ fn what_differs_only_in_its_source_is_one_series() {
 
 #[test]
 fn a_window_holds_only_what_its_filters_let_in() {
-    let of = |name: &str| Window { name: name.into(), ..minute_window() };
+    let of = |name: &str, of: Selection| Window { name: name.into(), of, ..minute_window() };
+    let all = Selection::default();
     let globs = |text: &str| vec![text.to_owned()];
     let mut w = World::new(vec![
-        of("all"),
-        Window { sources: globs("s1"), ..of("source") },
-        Window { devices: globs("d1*"), ..of("device") },
-        Window { metrics: globs("m[0]"), ..of("nothing") },
+        of("all", all.clone()),
+        of("source", Selection { sources: globs("s1"), ..all.clone() }),
+        of("device", Selection { devices: globs("d1*"), ..all.clone() }),
+        of("nothing", Selection { metrics: globs("m[0]"), ..all.clone() }),
     ]);
     w.append(vec![row(1, 0, 10, 1.0), row(2, 100, 20, 3.0), row(3, 10, 30, 5.0)], at(30));
     let mut rows: Vec<_> =
