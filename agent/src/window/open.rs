@@ -5,6 +5,7 @@
 //! a device. Of a series more windows than the limit allows aren't opened: its readings are counted.
 
 mod announce;
+mod keep;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use tributary_contract::series::SeriesId;
 use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
-use super::decision::{Decided, Decision, DecisionKey, Seen};
+use super::decision::{Decided, DecisionKey, Seen};
 use super::definition::Definition;
 use super::emit::PassedOver;
-use super::needed::{Needed, Retention, merged};
+use super::needed::merged;
 use super::plan::{DueWindow, Plan, PlanSeries};
 use super::watermark::{Closing, Progress, Standing};
 use super::{has_trusted_time, windowed_value};
@@ -308,57 +309,74 @@ impl Windows {
             let closing = devices.get(unit.device as usize).and_then(|d| d.closings.get(number));
             closing.zip(end).is_some_and(|(c, end)| c.standing(end) != Standing::Settled)
         });
-        let mut due: Vec<(Unit, &Waiting)> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.first_seq <= through)
-            .filter(|(unit, waiting)| waiting.late || self.may_close(unit, now, drained))
-            .map(|(unit, waiting)| (*unit, waiting))
-            .collect();
-        due.sort_unstable_by_key(|(unit, _)| (unit.start, *unit));
-        let (mut windows, mut readings, mut taken) = (0usize, 0u64, 0usize);
-        for (unit, waiting) in &due {
-            windows += waiting.touched.len();
-            readings += waiting.touched.iter().map(|t| self.expected(unit, waiting, t)).sum::<u64>();
-            if taken > 0 && (windows > self.bounds.windows || readings > self.bounds.readings) {
-                break;
-            }
-            taken += 1;
-        }
-        due.truncate(taken);
-        (!due.is_empty()).then(|| self.plan(&due, now))
+        let due = self.oldest_first(now, drained, |_, waiting| waiting.first_seq <= through);
+        self.plan_first(due.into_iter(), self.bounds.windows, now)
     }
 
     /// The open windows that need readings with event times in `[from, to]` and aren't frozen with all readings up to
     /// `through` (as [`Windows::through`] was before the first call): at most as many as the bounds allow. What is decided
     /// on them doesn't close them. Call again after [`Windows::applied`] until there is none.
     pub fn freeze(&self, from: Timestamp, to: Timestamp, through: u64, now: Timestamp) -> Option<Plan> {
-        let mut due: Vec<(Unit, &Waiting)> = Vec::new();
-        let (mut windows, mut readings) = (0usize, 0u64);
-        for (unit, waiting) in &self.waiting {
-            let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
-            let grid = &definition.grid;
-            let needs = grid.lookback(unit.start) <= to && from < grid.end_of(unit.start);
-            let fresh = self.frozen.get(unit).is_none_or(|frozen| {
+        let needs = |unit: &Unit| {
+            self.definitions.get(usize::from(unit.definition)).is_some_and(|definition| {
+                let grid = &definition.grid;
+                grid.lookback(unit.start) <= to && from < grid.end_of(unit.start)
+            })
+        };
+        let is_fresh = |unit: &Unit, waiting: &Waiting| {
+            self.frozen.get(unit).is_none_or(|frozen| {
                 *frozen < through && waiting.touched.iter().any(|t| t.last_seq > *frozen)
-            });
-            if waiting.late || !needs || !fresh {
-                continue;
-            }
-            windows += waiting.touched.len();
-            readings += waiting.touched.iter().map(|t| self.expected(unit, waiting, t)).sum::<u64>();
-            if !due.is_empty() && (windows > self.bounds.windows || readings > self.bounds.readings) {
-                break;
-            }
-            due.push((*unit, waiting));
-        }
-        if due.is_empty() {
-            return None;
-        }
-        let plan = self.plan(&due, now);
+            })
+        };
+        let due = self
+            .waiting
+            .iter()
+            .filter(|(unit, waiting)| !waiting.late && needs(unit) && is_fresh(unit, waiting))
+            .map(|(unit, waiting)| (*unit, waiting));
+        let plan = self.plan_first(due, self.bounds.windows, now)?;
         // Nothing is settled by it: a restart finds what it would have found before.
         let before = Seen { frozen: true, ..plan.before };
         Some(Plan { seen: before, before, ..plan })
+    }
+
+    /// The windows that may close, or were closed and have late readings, of which that is `wanted`: oldest first.
+    fn oldest_first(
+        &self,
+        now: Timestamp,
+        drained: bool,
+        wanted: impl Fn(&Unit, &Waiting) -> bool,
+    ) -> Vec<(Unit, &Waiting)> {
+        let mut found: Vec<(Unit, &Waiting)> = self
+            .waiting
+            .iter()
+            .filter(|(unit, waiting)| {
+                (waiting.late || self.may_close(unit, now, drained)) && wanted(unit, waiting)
+            })
+            .map(|(unit, waiting)| (*unit, waiting))
+            .collect();
+        found.sort_unstable_by_key(|(unit, _)| (unit.start, *unit));
+        found
+    }
+
+    /// A plan of the first of these windows: of no more than `most` of one series each, nor of more readings than the
+    /// bounds allow, but always of all series of the first one.
+    fn plan_first<'a>(
+        &self,
+        due: impl Iterator<Item = (Unit, &'a Waiting)>,
+        most: usize,
+        now: Timestamp,
+    ) -> Option<Plan> {
+        let mut taken: Vec<(Unit, &Waiting)> = Vec::new();
+        let (mut windows, mut readings) = (0usize, 0u64);
+        for (unit, waiting) in due {
+            windows += waiting.touched.len();
+            readings += waiting.touched.iter().map(|t| self.expected(&unit, waiting, t)).sum::<u64>();
+            if !taken.is_empty() && (windows > most || readings > self.bounds.readings) {
+                break;
+            }
+            taken.push((unit, waiting));
+        }
+        (!taken.is_empty()).then(|| self.plan(&taken, now))
     }
 
     fn may_close(&self, unit: &Unit, now: Timestamp, drained: bool) -> bool {
@@ -459,93 +477,6 @@ impl Windows {
                 self.forget(unit, series, passed.through);
             }
         }
-    }
-
-    /// Whether these decisions may be dropped, but for what [`Windows::still_needed`] keeps of them: none of their windows
-    /// can be corrected any more, as of the last [`Windows::due`]. Dropped earlier, a correction would begin again with
-    /// the first revision.
-    pub fn may_drop(&self, decided: &Decided) -> bool {
-        decided.decisions.iter().all(|decision| {
-            let name = (decision.namespace.clone(), Arc::clone(&decision.device));
-            let definition = self.definitions.iter().position(|d| d.name == decision.window);
-            let device = self.device_numbers.get(&name).and_then(|&n| self.devices.get(n as usize));
-            match (definition, device) {
-                (Some(definition), Some(device)) => device
-                    .closings
-                    .get(definition)
-                    .is_some_and(|closing| closing.standing(decision.end) == Standing::Settled),
-                (None, _) => true,
-                (Some(_), None) => false,
-            }
-        })
-    }
-
-    /// Of decisions that are about to be dropped for their age, those that still say up to where a device's windows are
-    /// closed: without them a silent device that comes back would have windows emitted as if for the first time.
-    pub fn still_needed(&self, decided: &Decided) -> Option<Decided> {
-        let mut kept: BTreeMap<(usize, u32), &Decision> = BTreeMap::new();
-        for decision in &decided.decisions {
-            let name = (decision.namespace.clone(), Arc::clone(&decision.device));
-            let definition = self.definitions.iter().position(|d| d.name == decision.window);
-            if let (Some(definition), Some(&device)) = (definition, self.device_numbers.get(&name))
-                && let Some(closing) =
-                    self.devices.get(device as usize).and_then(|d| d.closings.get(definition))
-                && closing.until() == Some(decision.end)
-            {
-                kept.insert((definition, device), decision);
-            }
-        }
-        let decisions: Vec<_> = kept.into_values().cloned().collect();
-        (!decisions.is_empty()).then_some(Decided { seen: decided.seen, decisions })
-    }
-
-    /// What of the journal windows need that aren't closed, or have late readings that no decision covers: where there is
-    /// no room for corrections to come. Of a frozen window that is what came after it was frozen.
-    pub fn needed_now(&self) -> Needed {
-        let mut stretches: BTreeMap<u64, Vec<(Timestamp, Timestamp)>> = BTreeMap::new();
-        for (unit, waiting) in &self.waiting {
-            let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
-            let frozen = self.frozen.get(unit).copied().filter(|_| !waiting.late).unwrap_or(0);
-            let stretch = (definition.grid.lookback(unit.start), definition.grid.end_of(unit.start));
-            stretches.entry(frozen).or_default().push(stretch);
-        }
-        let after = stretches.into_iter().map(|(seq, s)| (seq, Retention::of(s)));
-        Needed::of(self.ordinal, after.collect())
-    }
-
-    /// The first and the last instant between which windows will have lost readings that they weren't frozen with, once
-    /// those from `from` to `to` are shed: what [`Windows::hollow`] is to be told, as soon as it is durable.
-    pub fn holes_with(&self, from: Timestamp, to: Timestamp) -> (Timestamp, Timestamp) {
-        let reaches = |until: Timestamp| self.waiting.keys().any(|unit| unit.start <= until);
-        let known = self.holes.filter(|(_, until)| reaches(*until));
-        known.map_or((from, to), |(first, last)| (first.min(from), last.max(to)))
-    }
-
-    /// Takes note that readings of open windows were or will be shed: what is emitted of these is partial.
-    pub fn hollow(&mut self, holes: (Timestamp, Timestamp)) {
-        self.holes = Some(holes);
-    }
-
-    /// What of the journal windows may still need.
-    pub fn retention(&self) -> Retention {
-        let open = self.waiting.keys().filter_map(|unit| {
-            let grid = &self.definitions.get(usize::from(unit.definition))?.grid;
-            Some((grid.lookback(unit.start), grid.end_of(unit.start)))
-        });
-        let closed = self.devices.iter().flat_map(|device| {
-            device.closings.iter().zip(self.definitions.iter()).filter_map(|(closing, definition)| {
-                // The least of them may be only the end of what is beyond correction: windows that hop begin before it.
-                let (from, to) = closing.correctable()?;
-                Some((definition.grid.lookback(definition.grid.open_from(from)), to))
-            })
-        });
-        Retention::of(open.chain(closed).collect())
-    }
-
-    /// Whether an open window, or one that may still be corrected, may need readings of this batch. For many batches
-    /// ask one [`Windows::retention`].
-    pub fn needs(&self, batch: &BatchSpan) -> bool {
-        self.retention().needs(batch)
     }
 
     /// Up to which event time the devices of `namespace` have told what they will tell in time: the least over those

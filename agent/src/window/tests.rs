@@ -431,20 +431,20 @@ fn batches_are_kept_for_open_and_correctable_windows_and_for_what_holds_at_their
         committed_at: at(committed),
     };
     w.append(vec![row(1, 0, 610, 1.0)], at(610));
-    assert!(w.windows.needs(&span(610, 610, 610)));
-    assert!(w.windows.needs(&span(540, 545, 545)), "the value at its start");
-    assert!(!w.windows.needs(&span(500, 539, 539)));
-    assert!(!w.windows.needs(&span(660, 700, 700)));
+    assert!(w.windows.retention().needs(&span(610, 610, 610)));
+    assert!(w.windows.retention().needs(&span(540, 545, 545)), "the value at its start");
+    assert!(!w.windows.retention().needs(&span(500, 539, 539)));
+    assert!(!w.windows.retention().needs(&span(660, 700, 700)));
     w.append(vec![row(2, 0, 680, 1.0)], at(680));
     w.close(at(680), false);
-    assert!(w.windows.needs(&span(610, 610, 610)), "it may still be corrected");
+    assert!(w.windows.retention().needs(&span(610, 610, 610)), "it may still be corrected");
     w.close(at(680 + 1000), true);
     w.close(at(680 + 6000), true);
-    assert!(!w.windows.needs(&span(0, 800, 800)), "beyond all corrections");
+    assert!(!w.windows.retention().needs(&span(0, 800, 800)), "beyond all corrections");
     w.append(vec![row(3, 0, 9010, 1.0)], at(9010));
-    assert!(!w.windows.needs(&span(800, i64::MAX / SECOND, 800)) || 800 + 86_400 >= 8_940);
+    assert!(!w.windows.retention().needs(&span(800, i64::MAX / SECOND, 800)) || 800 + 86_400 >= 8_940);
     let stale = span(0, i64::MAX / SECOND, -90_000);
-    assert!(!w.windows.needs(&stale), "a stamp of the far future keeps no batch for ever");
+    assert!(!w.windows.retention().needs(&stale), "a stamp of the far future keeps no batch for ever");
 }
 
 #[test]

@@ -22,26 +22,8 @@ impl Windows {
         let is_news = |unit: &Unit, w: &Waiting| {
             w.touched.iter().any(|t| self.announced.get(&(*unit, t.series)).is_none_or(|at| *at < t.last_seq))
         };
-        let mut due: Vec<(Unit, &Waiting)> = self
-            .waiting
-            .iter()
-            .filter(|(unit, w)| {
-                told(unit) && (w.late || self.may_close(unit, now, drained)) && is_news(unit, w)
-            })
-            .map(|(unit, w)| (*unit, w))
-            .collect();
-        due.sort_unstable_by_key(|(unit, _)| (unit.start, *unit));
-        let (mut windows, mut readings, mut taken) = (0usize, 0u64, 0usize);
-        for (unit, waiting) in &due {
-            windows += waiting.touched.len();
-            readings += waiting.touched.iter().map(|t| self.expected(unit, waiting, t)).sum::<u64>();
-            if taken > 0 && (windows > most || readings > self.bounds.readings) {
-                break;
-            }
-            taken += 1;
-        }
-        due.truncate(taken);
-        (!due.is_empty()).then(|| self.plan(&due, now))
+        let due = self.oldest_first(now, drained, |unit, w| told(unit) && is_news(unit, w));
+        self.plan_first(due.into_iter(), most, now)
     }
 
     /// Takes note that this window is told, with its readings up to the seq `through`. False if nothing is new in it since
