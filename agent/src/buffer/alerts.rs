@@ -6,7 +6,7 @@ use tributary_contract::time::Timestamp;
 
 use super::error::BufferError;
 use super::row::AlertRow;
-use super::{Buffer, corrupt, keep};
+use super::{Buffer, corrupt, keep, side};
 
 /// The version of the schema that first had them.
 pub(super) const SINCE: i64 = 3;
@@ -30,16 +30,7 @@ impl Buffer {
 
     /// Alerts that no segment holds, in the order of their names. Seal those of one namespace and day of `ts` together.
     pub fn alerts_to_seal(&mut self) -> Result<Vec<AlertRow>, BufferError> {
-        self.guarded(|b| {
-            let sql = format!("SELECT {ALERT_COLUMNS} FROM alert WHERE sealed_epoch IS NULL ORDER BY id");
-            let mut select = b.sql.prepare_cached(&sql)?;
-            let mut found = select.query([])?;
-            let mut out = Vec::new();
-            while let Some(r) = found.next()? {
-                out.push(read_alert(r)?);
-            }
-            Ok(out)
-        })
+        self.guarded(|b| side::ALERTS.waiting(&b.sql, usize::MAX, read_alert))
     }
 }
 

@@ -18,6 +18,7 @@ use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
 use super::row::{GapRow, Row, SeriesEntry, value_type};
+use super::side::SIDES;
 use super::sums::{self, Part};
 use super::tail::Tail;
 use super::{Buffer, EpochBook, rejects, stamp, uint};
@@ -289,17 +290,14 @@ impl Buffer {
             old.books.counters.readings.superseded += rows;
             let id = rusqlite::params![ordinal, super::int(number.get())];
             tx.execute("DELETE FROM segment_rows WHERE epoch = ?1 AND number = ?2", id)?;
-            let again = "SET sealed_epoch = NULL, sealed_number = NULL WHERE sealed_epoch = ?1 AND sealed_number = ?2";
-            tx.execute(&format!("UPDATE gap {again}"), id)?;
-            tx.execute(&format!("UPDATE reject {again}"), id)?;
-            tx.execute(&format!("UPDATE alert {again}"), id)?;
+            SIDES.iter().try_for_each(|side| side.unseal(tx, ordinal, number.get()))?;
             tx.execute("UPDATE decision SET superseded = 1 WHERE epoch = ?1 AND number = ?2", id)?;
             if entry.key.table == Table::Series {
                 // Which ones it held is in its file alone: tell the lake of all that this epoch has seen.
-                tx.execute("UPDATE series SET seen_in = ?1, sealed_in = NULL WHERE seen_in >= ?2", [
-                    current.ordinal,
-                    ordinal,
-                ])?;
+                tx.execute(
+                    "UPDATE series SET seen_in = ?1, sealed_in = NULL WHERE seen_in >= ?2",
+                    [current.ordinal, ordinal],
+                )?;
             }
             write_progress(tx, ordinal, number, &progress, entry.attempts, entry.next_at)?;
             old.save(tx)?;

@@ -52,6 +52,7 @@ pub mod row;
 mod salvage;
 mod seal;
 mod shed;
+mod side;
 mod sqlite;
 mod stamp;
 mod stats;

@@ -14,6 +14,7 @@ use super::entry::{Entry, Progress};
 use super::error::BufferError;
 use super::files::{Files, sync_parent};
 use super::journal::Mark;
+use super::side::SIDES;
 use super::sums::{self, Part};
 use super::{Buffer, EpochBook, corrupt, int, uint};
 
@@ -200,12 +201,7 @@ impl Buffer {
                 let sealed = params![ordinal, int(number.get())];
                 tx.prepare_cached("DELETE FROM segment_rows WHERE epoch = ?1 AND number = ?2")?
                     .execute(sealed)?;
-                tx.prepare_cached("DELETE FROM gap WHERE sealed_epoch = ?1 AND sealed_number = ?2")?
-                    .execute(sealed)?;
-                tx.prepare_cached("DELETE FROM alert WHERE sealed_epoch = ?1 AND sealed_number = ?2")?
-                    .execute(sealed)?;
-                tx.prepare_cached("DELETE FROM reject WHERE sealed_epoch = ?1 AND sealed_number = ?2")?
-                    .execute(sealed)?;
+                SIDES.iter().try_for_each(|side| side.forget(tx, *ordinal, number.get()))?;
                 tx.prepare_cached("UPDATE outbox SET state = 'released' WHERE epoch = ?1 AND number = ?2")?
                     .execute(sealed)?;
             }

@@ -11,7 +11,7 @@ use tributary_contract::time::{Day, Timestamp};
 use super::error::BufferError;
 use super::journal::SourceFacts;
 use super::row::{GapRow, RejectRow};
-use super::{Buffer, corrupt, int, uint};
+use super::{Buffer, corrupt, int, side, uint};
 use crate::ingest::stage::KEPT_PAYLOAD;
 use crate::reading::Rejected;
 
@@ -140,16 +140,7 @@ impl Buffer {
 
     /// The same, only to be looked at: those that grow go on growing.
     pub fn gaps_waiting(&mut self) -> Result<Vec<GapRow>, BufferError> {
-        self.guarded(|b| {
-            let sql = format!("SELECT {GAP_COLUMNS} FROM gap WHERE sealed_epoch IS NULL ORDER BY id");
-            let mut select = b.sql.prepare_cached(&sql)?;
-            let mut found = select.query([])?;
-            let mut out = Vec::new();
-            while let Some(r) = found.next()? {
-                out.push(read_gap(r)?);
-            }
-            Ok(out)
-        })
+        self.guarded(|b| side::GAPS.waiting(&b.sql, usize::MAX, read_gap))
     }
 
     /// Rejects that no segment holds, at most `limit`; those handed out count no further copies. Seal those of one
@@ -161,18 +152,7 @@ impl Buffer {
 
     /// The same, only to be looked at: copies are counted on them as before.
     pub fn rejects_waiting(&mut self, limit: usize) -> Result<Vec<RejectRow>, BufferError> {
-        self.guarded(|b| {
-            let sql = format!(
-                "SELECT {REJECT_COLUMNS} FROM reject WHERE sealed_epoch IS NULL ORDER BY id LIMIT ?1"
-            );
-            let mut select = b.sql.prepare_cached(&sql)?;
-            let mut found = select.query([int(limit as u64)])?;
-            let mut out = Vec::new();
-            while let Some(r) = found.next()? {
-                out.push(read_reject(r)?);
-            }
-            Ok(out)
-        })
+        self.guarded(|b| side::REJECTS.waiting(&b.sql, limit, read_reject))
     }
 }
 

@@ -20,7 +20,7 @@ use super::lease::Named;
 use super::row::{Row, SeriesEntry};
 use super::sums::{self, Part};
 use super::waiting::ToSeal;
-use super::{Buffer, EpochBook, int, sqlite, uint};
+use super::{Buffer, EpochBook, int, side, sqlite, uint};
 
 /// A segment about to be encoded: what its manifest says of the buffer.
 #[derive(Debug, Clone, PartialEq)]
@@ -417,27 +417,9 @@ impl Contents {
             }
             // What the lake was told of is written beside this, because the dictionary decides which that is.
             Self::Series(_) => Ok(()),
-            Self::Gaps(ids) => {
-                let sql = "UPDATE gap SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
-                let mut update = tx.prepare_cached(sql)?;
-                ids.iter()
-                    .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;
-                Ok(())
-            }
-            Self::Alerts(ids) => {
-                let sql = "UPDATE alert SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
-                let mut update = tx.prepare_cached(sql)?;
-                ids.iter()
-                    .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;
-                Ok(())
-            }
-            Self::Rejects(ids) => {
-                let sql = "UPDATE reject SET sealed_epoch = ?1, sealed_number = ?2 WHERE id = ?3";
-                let mut update = tx.prepare_cached(sql)?;
-                ids.iter()
-                    .try_for_each(|id| update.execute(params![ordinal, int(number), id]).map(|_| ()))?;
-                Ok(())
-            }
+            Self::Gaps(ids) => side::GAPS.seal(tx, ordinal, number, ids),
+            Self::Alerts(ids) => side::ALERTS.seal(tx, ordinal, number, ids),
+            Self::Rejects(ids) => side::REJECTS.seal(tx, ordinal, number, ids),
         }
     }
 }
