@@ -3,7 +3,7 @@
 //! **What comes in.** Batches of decoded messages ([`Buffer::append`]), the bytes of sealed segments
 //! ([`Buffer::finish_seal`]), and what became of them: delivered, registered, refused.
 //!
-//! **What goes out.** Rows to seal and to fold ([`Buffer::take_rows`], [`Buffer::scan`]), segments that are due
+//! **What goes out.** Rows to seal and to fold ([`Buffer::pick_rows`], [`Buffer::scan`]), segments that are due
 //! ([`Buffer::due`]), counters for manifest and status. Every number and seq is given out once.
 //!
 //! **What survives a crash.** Everything that a call returned `Ok` for, and nothing by half. What is durable lies in one
@@ -50,6 +50,7 @@ mod rejects;
 mod retry;
 pub mod row;
 mod salvage;
+mod scan;
 mod seal;
 mod shed;
 mod side;
@@ -90,7 +91,7 @@ pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
 pub use retry::{Retry, RetryOutcome};
 pub use row::{AlertRow, BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
-pub use seal::{Contents, KeptDecisions, Picked, Sealing, Taken};
+pub use seal::{Contents, KeptDecisions, Picked, Sealing};
 pub use stamp::MoveMemory;
 pub use stats::{EpochEnd, SegmentCount, Stats};
 pub use thin::{Cut, Fate, GivenUp, Recall, Waits};
@@ -142,7 +143,7 @@ pub struct Buffer {
     waiting: Waiting,
     /// Batches whose times aren't known yet, with the least of those they bear; not in `waiting`.
     held: BTreeMap<i64, Timestamp>,
-    spans: journal::Spans,
+    spans: scan::Spans,
     rejects: rejects::Folding,
     gaps: gaps::Growing,
     /// Segments that must be read back before anything is sealed, by epoch and number.

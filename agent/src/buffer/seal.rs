@@ -88,15 +88,6 @@ pub struct KeptDecisions {
     pub decisions: Vec<u8>,
 }
 
-/// Rows taken for a segment.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Taken {
-    /// The rows, in the order of their seqs.
-    pub rows: Vec<Row>,
-    /// For [`Buffer::finish_seal`].
-    pub contents: Contents,
-}
-
 impl Buffer {
     /// What waits, per namespace and day.
     pub fn rows_to_seal(&self) -> Vec<ToSeal> {
@@ -145,20 +136,6 @@ impl Buffer {
             }
             Ok(())
         })
-    }
-
-    /// [`Buffer::pick_rows`] and [`Buffer::each_row`] at once, for few rows.
-    pub fn take_rows(
-        &mut self,
-        namespace: &Namespace,
-        day: Day,
-        max_rows: u64,
-        max_bytes: u64,
-    ) -> Result<Option<Taken>, BufferError> {
-        let Some(contents) = self.pick_rows(namespace, day, max_rows, max_bytes)? else { return Ok(None) };
-        let mut rows = Vec::new();
-        self.each_row(&contents, |row| rows.push(row))?;
-        Ok(Some(Taken { rows, contents }))
     }
 
     /// Series that the lake isn't told of in this epoch.

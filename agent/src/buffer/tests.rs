@@ -235,19 +235,21 @@ impl World {
     fn seal(&mut self, buffer: &mut Buffer) -> Result<Option<Number>, BufferError> {
         let Some(group) = buffer.rows_to_seal().into_iter().next() else { return Ok(None) };
         let sealing = buffer.begin_seal()?;
-        let Some(taken) = buffer.take_rows(&group.namespace, group.day, 1000, 1 << 20)? else {
+        let Some(contents) = buffer.pick_rows(&group.namespace, group.day, 1000, 1 << 20)? else {
             return Ok(None);
         };
+        let mut taken = Vec::new();
+        buffer.each_row(&contents, |row| taken.push(row))?;
         let manifest =
-            self.manifest(&sealing, &group.namespace, Table::Readings, group.day, taken.rows.len() as u64);
+            self.manifest(&sealing, &group.namespace, Table::Readings, group.day, taken.len() as u64);
         manifest.counters.check().unwrap();
-        let rows = taken.rows.iter().map(|row| {
+        let rows = taken.iter().map(|row| {
             let Value::Int(value) = row.value else { panic!("{row:?}") };
             (row.seq, value, row.quality.is_good())
         });
         let segment: Segment = (manifest.clone(), rows.collect());
         let bytes = serde_json::to_vec(&segment).unwrap();
-        buffer.finish_seal(&sealing, &manifest.key(), &bytes, &manifest, &taken.contents)?;
+        buffer.finish_seal(&sealing, &manifest.key(), &bytes, &manifest, &contents)?;
         Ok(Some(sealing.number))
     }
 

@@ -127,8 +127,9 @@ fn original(seed: u64) -> Original {
     }
     let mut batches: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     let value = |row: &Row| if let Value::Int(value) = row.value { value } else { panic!("{row:?}") };
+    let ids = buffer.batches(|_| true).unwrap();
     buffer
-        .scan_after(0, |span, rows| {
+        .scan_batches(&ids, |span, rows| {
             batches.insert(span.id, rows.iter().map(value).collect());
         })
         .unwrap();

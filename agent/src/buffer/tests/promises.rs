@@ -42,7 +42,8 @@ fn rows_read_back_are_the_rows_that_were_appended() {
     buffer.scan(at, at.plus(1), |row| rows.push(row.clone())).unwrap();
     assert_eq!(rows, appended.rows);
     let mut batches = Vec::new();
-    buffer.scan_after(0, |span, rows| batches.push((*span, rows.to_vec()))).unwrap();
+    let ids = buffer.batches(|_| true).unwrap();
+    buffer.scan_batches(&ids, |span, rows| batches.push((*span, rows.to_vec()))).unwrap();
     assert_eq!(batches, [(appended.batch.unwrap(), appended.rows)]);
     buffer.scan(at.plus(1), at.plus(2), |row| panic!("{row:?} is out of the range asked for")).unwrap();
 }
@@ -446,17 +447,17 @@ fn a_sealing_that_was_begun_in_another_state_is_refused() {
     world.append(&mut buffer, 2).unwrap();
     let sealing = buffer.begin_seal().unwrap();
     let group = buffer.rows_to_seal().remove(0);
-    let taken = buffer.take_rows(&group.namespace, group.day, 10, 1000).unwrap().unwrap();
+    let contents = buffer.pick_rows(&group.namespace, group.day, 10, 1000).unwrap().unwrap();
     let manifest = world.manifest(&sealing, &group.namespace, Table::Readings, group.day, 2);
     let other = SegmentKey { id: SegmentId { epoch: Epoch(9), ..manifest.id() }, ..manifest.key() };
-    let refused = buffer.finish_seal(&sealing, &other, b"s", &manifest, &taken.contents).unwrap_err();
+    let refused = buffer.finish_seal(&sealing, &other, b"s", &manifest, &contents).unwrap_err();
     assert!(matches!(refused, BufferError::WrongKey { .. }), "{refused}");
     world.seal(&mut buffer).unwrap();
-    let late = buffer.finish_seal(&sealing, &manifest.key(), b"s", &manifest, &taken.contents).unwrap_err();
+    let late = buffer.finish_seal(&sealing, &manifest.key(), b"s", &manifest, &contents).unwrap_err();
     assert!(matches!(late, BufferError::StaleSealing(1)), "{late}");
     let sealing = buffer.begin_seal().unwrap();
     let manifest = world.manifest(&sealing, &group.namespace, Table::Readings, group.day, 2);
-    let twice = buffer.finish_seal(&sealing, &manifest.key(), b"s", &manifest, &taken.contents).unwrap_err();
+    let twice = buffer.finish_seal(&sealing, &manifest.key(), b"s", &manifest, &contents).unwrap_err();
     assert!(matches!(twice, BufferError::RowsTaken(1)), "{twice}");
     assert!(!buffer.is_poisoned());
 }

@@ -269,7 +269,8 @@ impl Gateway {
     async fn rows(&self) -> Vec<Row> {
         let scan = |b: &mut Buffer| {
             let mut all = Vec::new();
-            b.scan_after(0, |_, rows| all.extend_from_slice(rows)).map(|()| all)
+            let ids = b.batches(|_| true)?;
+            b.scan_batches(&ids, |_, rows| all.extend_from_slice(rows)).map(|()| all)
         };
         self.shared().buffer.run(scan).await.unwrap().unwrap()
     }
