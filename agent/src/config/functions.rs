@@ -75,6 +75,14 @@ impl Function {
         }
     }
 
+    /// Its column in `aggregates`; of the first and the last reading, that of the value.
+    pub fn column(self) -> String {
+        match self {
+            Function::TimeWeightedMean => self.name().to_owned(),
+            _ => format!("value_{}", self.name()),
+        }
+    }
+
     const fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -126,11 +134,14 @@ impl fmt::Debug for Functions {
 
 #[cfg(test)]
 mod tests {
+    use tributary_contract::table::Table;
+
     use super::*;
 
     #[test]
-    fn each_function_is_read_by_its_name_and_no_other() {
+    fn each_function_has_a_column_and_is_read_by_its_name_and_no_other() {
         for f in Function::ALL {
+            assert!(Table::Aggregates.arrow_schema().field_with_name(&f.column()).is_ok(), "{f:?}");
             assert_eq!(f.name().parse(), Ok(f));
             let alone: Functions = [f].into_iter().collect();
             assert_eq!(Function::ALL.iter().filter(|g| alone.has(**g)).count(), 1);

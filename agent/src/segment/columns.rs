@@ -221,10 +221,10 @@ impl TableRow for AggregateRow {
 
     fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
         let series = entries.all(rows.iter().map(|r| r.series))?;
-        let maybe = |function, value| chosen_doubles(rows, function, value);
+        let of = |function| statistics(rows, function);
         let when = |function: Function, value: fn(&AggregateRow) -> Timestamp| -> ArrayRef {
-            let of = |r: &AggregateRow| r.functions.has(function).then(|| value(r).0);
-            Arc::new(rows.iter().map(of).collect::<TimestampMicrosecondArray>())
+            let chosen = |r: &AggregateRow| r.functions.has(function).then(|| value(r).0);
+            Arc::new(rows.iter().map(chosen).collect::<TimestampMicrosecondArray>())
         };
         Ok(vec![
             times(rows.iter().map(|r| r.start)),
@@ -235,19 +235,19 @@ impl TableRow for AggregateRow {
             tag_maps(Self::TABLE, series.iter().map(|s| (&s.tags, None)))?,
             ids(series.iter().map(|s| s.id)),
             longs(rows.iter().map(|r| r.aggregate.samples)),
-            maybe(Function::Min, |r| Some(r.aggregate.min)),
-            maybe(Function::Max, |r| Some(r.aggregate.max)),
-            maybe(Function::Mean, |r| r.aggregate.mean),
-            maybe(Function::Sum, |r| r.aggregate.sum),
-            maybe(Function::Stddev, |r| r.aggregate.stddev),
-            maybe(Function::First, |r| Some(r.aggregate.first)),
-            maybe(Function::Last, |r| Some(r.aggregate.last)),
+            of(Function::Min),
+            of(Function::Max),
+            of(Function::Mean),
+            of(Function::Sum),
+            of(Function::Stddev),
+            of(Function::First),
+            of(Function::Last),
             when(Function::First, |r| r.aggregate.first_ts),
             when(Function::Last, |r| r.aggregate.last_ts),
-            maybe(Function::P50, |r| r.aggregate.p50),
-            maybe(Function::P95, |r| r.aggregate.p95),
-            maybe(Function::P99, |r| r.aggregate.p99),
-            maybe(Function::TimeWeightedMean, |r| r.aggregate.time_weighted_mean),
+            of(Function::P50),
+            of(Function::P95),
+            of(Function::P99),
+            of(Function::TimeWeightedMean),
             doubles(rows.iter().map(|r| Some(r.aggregate.coverage))),
             Arc::new(rows.iter().map(|r| Some(r.revision)).collect::<Int32Array>()),
             longs(rows.iter().map(|r| r.late)),
@@ -258,22 +258,17 @@ impl TableRow for AggregateRow {
     }
 
     fn later_columns(rows: &[Self]) -> Vec<ArrayRef> {
-        let changes = |r: &Self| r.aggregate.changes.filter(|_| r.functions.has(Function::Changes));
         vec![
-            chosen_doubles(rows, Function::Increase, |r| r.aggregate.increase),
-            chosen_doubles(rows, Function::Rate, |r| r.aggregate.rate),
-            maybe_longs(rows.iter().map(changes)),
+            statistics(rows, Function::Increase),
+            statistics(rows, Function::Rate),
+            maybe_longs(rows.iter().map(AggregateRow::changes)),
         ]
     }
 }
 
 /// A statistic where it is filled in.
-fn chosen_doubles(
-    rows: &[AggregateRow],
-    function: Function,
-    of: fn(&AggregateRow) -> Option<f64>,
-) -> ArrayRef {
-    doubles(rows.iter().map(|r| of(r).filter(|_| r.functions.has(function))))
+fn statistics(rows: &[AggregateRow], function: Function) -> ArrayRef {
+    doubles(rows.iter().map(|r| r.statistic(function)))
 }
 
 impl TableRow for SeriesEntry {

@@ -51,26 +51,10 @@ struct Message<'a> {
 /// The message of a closed window.
 pub fn message(row: &AggregateRow, entry: &SeriesEntry, gateway: &GatewayId) -> Vec<u8> {
     let a = &row.aggregate;
-    let columns: [(Function, &str, Option<f64>); 13] = [
-        (Function::Min, "value_min", Some(a.min)),
-        (Function::Max, "value_max", Some(a.max)),
-        (Function::Mean, "value_mean", a.mean),
-        (Function::Sum, "value_sum", a.sum),
-        (Function::Stddev, "value_stddev", a.stddev),
-        (Function::First, "value_first", Some(a.first)),
-        (Function::Last, "value_last", Some(a.last)),
-        (Function::P50, "value_p50", a.p50),
-        (Function::P95, "value_p95", a.p95),
-        (Function::P99, "value_p99", a.p99),
-        (Function::TimeWeightedMean, "time_weighted_mean", a.time_weighted_mean),
-        (Function::Increase, "value_increase", a.increase),
-        (Function::Rate, "value_rate", a.rate),
-    ];
-    let chosen = columns.into_iter().filter(|(function, ..)| row.functions.has(*function));
     let mut statistics: serde_json::Map<String, serde_json::Value> =
-        chosen.filter_map(|(_, name, value)| Some((name.to_owned(), value?.into()))).collect();
-    if let Some(changes) = a.changes.filter(|_| row.functions.has(Function::Changes)) {
-        statistics.insert("value_changes".to_owned(), changes.into());
+        Function::ALL.into_iter().filter_map(|f| Some((f.column(), row.statistic(f)?.into()))).collect();
+    if let Some(changes) = row.changes() {
+        statistics.insert(Function::Changes.column(), changes.into());
     }
     let message = Message {
         window_name: &row.window,

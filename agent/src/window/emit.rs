@@ -15,7 +15,7 @@ use super::merge::{Part, merge};
 use super::plan::{DueWindow, Plan};
 use super::{has_trusted_time, has_trusted_value};
 use crate::buffer::row::{Row, SeriesEntry};
-use crate::config::Functions;
+use crate::config::{Function, Functions};
 
 /// How many revisions each epoch may use before those of the next begin.
 const REVISIONS_PER_EPOCH: i32 = 1_000_000;
@@ -49,6 +49,35 @@ pub struct AggregateRow {
     /// Which statistics are filled in; where the row is partial all the usual ones too, for a correction goes on from
     /// them.
     pub functions: Functions,
+}
+
+impl AggregateRow {
+    /// A statistic where it is filled in; none of [`Function::Changes`], which is a whole number.
+    pub fn statistic(&self, function: Function) -> Option<f64> {
+        let a = &self.aggregate;
+        let value = match function {
+            Function::Min => Some(a.min),
+            Function::Max => Some(a.max),
+            Function::Mean => a.mean,
+            Function::Sum => a.sum,
+            Function::Stddev => a.stddev,
+            Function::First => Some(a.first),
+            Function::Last => Some(a.last),
+            Function::P50 => a.p50,
+            Function::P95 => a.p95,
+            Function::P99 => a.p99,
+            Function::TimeWeightedMean => a.time_weighted_mean,
+            Function::Increase => a.increase,
+            Function::Rate => a.rate,
+            Function::Changes => None,
+        };
+        value.filter(|_| self.functions.has(function))
+    }
+
+    /// How often the value changed, where that is filled in.
+    pub fn changes(&self) -> Option<u64> {
+        self.aggregate.changes.filter(|_| self.functions.has(Function::Changes))
+    }
 }
 
 /// Rows of one segment of `aggregates`, and the decisions that must become durable with it.
