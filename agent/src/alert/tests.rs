@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tributary_contract::quality::{Doubt, Quality};
-use tributary_contract::series::Tags;
 
 use super::*;
 use crate::config::{SECOND, Selection, Severity};
@@ -36,20 +35,7 @@ fn rules() -> Vec<AlertRule> {
 }
 
 fn dictionary(key: u32) -> Option<Arc<SeriesEntry>> {
-    let device = format!("d{key}");
-    Some(Arc::new(SeriesEntry {
-        key,
-        id: SeriesId::of(&device, "temp", &Tags::new()),
-        namespace: Namespace::default(),
-        source: "plant".into(),
-        device,
-        metric: "temp".into(),
-        tags: Tags::new(),
-        unit: None,
-        value_type: "double",
-        first_ts: Timestamp(0),
-        last_ts: Timestamp(0),
-    }))
+    Some(Arc::new(SeriesEntry { key, ..SeriesEntry::of("plant", &format!("d{key}"), "temp") }))
 }
 
 fn at(seconds: i64) -> Timestamp {

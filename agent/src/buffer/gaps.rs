@@ -119,22 +119,6 @@ mod tests {
     use super::*;
     use crate::reading::Value;
 
-    fn entry(source: &str) -> SeriesEntry {
-        SeriesEntry {
-            key: 1,
-            id: tributary_contract::series::SeriesId(1),
-            namespace: Namespace::default(),
-            source: source.into(),
-            device: "d".into(),
-            metric: "m".into(),
-            tags: Default::default(),
-            unit: None,
-            value_type: "double",
-            first_ts: Timestamp(0),
-            last_ts: Timestamp(0),
-        }
-    }
-
     #[test]
     fn however_many_days_and_readings_the_gaps_of_a_source_stay_a_month_of_rows() {
         let mut growing = Growing::default();
@@ -149,7 +133,7 @@ mod tests {
                 row_tags: None,
             };
             let (source, fate) = if seq % 2 == 0 { ("a", Fate::Summarised) } else { ("b", Fate::Shed) };
-            growing.count(&row, &entry(source), fate, 5, Epoch(1), Timestamp(9));
+            growing.count(&row, &SeriesEntry::of(source, "d", "m"), fate, 5, Epoch(1), Timestamp(9));
         }
         assert_eq!(growing.rows.len(), 2 * DAYS);
         assert_eq!(growing.rows.values().filter_map(|g| g.readings).sum::<u64>(), 5000);

@@ -211,24 +211,28 @@ pub struct BatchSpan {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(source: &str, device: &str, metric: &str) -> SeriesEntry {
-        SeriesEntry {
+impl SeriesEntry {
+    /// One without tags, unit and past, whose key is 0.
+    pub fn of(source: &str, device: &str, metric: &str) -> Self {
+        Self {
             key: 0,
-            id: SeriesId(1),
+            id: SeriesId::of(device, metric, &Tags::new()),
             namespace: Namespace::default(),
             source: source.into(),
             device: device.into(),
             metric: metric.into(),
-            tags: Default::default(),
+            tags: Tags::new(),
             unit: None,
             value_type: "double",
             first_ts: Timestamp(0),
             last_ts: Timestamp(0),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn a_series_is_of_a_selection_where_its_source_device_and_metric_all_match() {
@@ -238,10 +242,9 @@ mod tests {
             devices: Vec::new(),
             metrics: globs(&["temp*", "energy"]),
         };
-        assert!(entry("plant", "d", "temp_in").is_of(&some) && entry("plant", "x", "energy").is_of(&some));
-        assert!(
-            !entry("plant", "d", "humidity").is_of(&some) && !entry("office", "d", "energy").is_of(&some)
-        );
-        assert!(entry("a", "b", "c").is_of(&Selection::default()));
+        let is_of = |names: [&str; 3]| SeriesEntry::of(names[0], names[1], names[2]).is_of(&some);
+        assert!(is_of(["plant", "d", "temp_in"]) && is_of(["plant", "x", "energy"]));
+        assert!(!is_of(["plant", "d", "humidity"]) && !is_of(["office", "d", "energy"]));
+        assert!(SeriesEntry::of("a", "b", "c").is_of(&Selection::default()));
     }
 }

@@ -328,3 +328,16 @@ impl World {
 fn once(values: impl IntoIterator<Item = i64>) -> Vec<(i64, bool)> {
     values.into_iter().map(|v| (v, true)).collect()
 }
+
+/// Copies a folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for found in std::fs::read_dir(from).unwrap() {
+        let (path, name) = found.map(|f| (f.path(), f.file_name())).unwrap();
+        if path.is_dir() {
+            copy(&path, &to.join(name))
+        } else {
+            std::fs::copy(&path, to.join(name)).map(|_| ()).unwrap()
+        }
+    }
+}

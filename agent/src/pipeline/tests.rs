@@ -22,7 +22,7 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{DAY_MICROS, Timestamp};
 
 use super::*;
-use crate::buffer::{Contents, Entry, Faults, GapRow, NewBatch, SourceFacts};
+use crate::buffer::{Contents, Entry, Faults, GapRow, NewBatch, Row, SourceFacts};
 use crate::config::{HOUR, MINUTE, SECOND, parse};
 use crate::reading::{Accepted, Reading, Value};
 use crate::upload::answer::{Code, Transport};
@@ -130,29 +130,41 @@ impl World {
         Arc::new(shared)
     }
 
-    /// One batch of one reading that is stamped now.
-    async fn commit(&self, shared: &Shared) {
+    /// One batch of readings with these values that are stamped now; no stage hears of it.
+    async fn append(&self, shared: &Shared, values: impl IntoIterator<Item = f64>) -> Vec<Row> {
         let now = self.now();
-        let reading = Reading {
+        let reading = |value: f64| Reading {
             ts: now,
             device: "boiler".into(),
             metric: "temp".into(),
             tags: Default::default(),
             row_tags: Default::default(),
-            value: Value::Float(1.5),
+            value: Value::Float(value),
             unit: None,
             quality: Quality::GOOD,
         };
+        let readings = values.into_iter().map(reading).collect();
         let batch = NewBatch {
-            accepted: vec![Accepted { source: 0, received_at: now, readings: vec![reading] }],
+            accepted: vec![Accepted { source: 0, received_at: now, readings }],
             messages: MessageCounters { received: 1, accepted: 1, ..Default::default() },
             committed_at: now,
             ..Default::default()
         };
         let sources = Arc::clone(&self.sources);
-        let appended = shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();
+        shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap().rows
+    }
+
+    /// One batch of one reading of that value that is stamped now.
+    async fn commit_value(&self, shared: &Shared, value: f64) {
+        let rows = self.append(shared, [value]).await;
         let names = Arc::clone(&shared.dictionary);
-        shared.windows().observe(&appended.rows, &|key| names.get(key), now);
+        shared.windows().observe(&rows, &|key| names.get(key), self.now());
+        shared.alerts().observe(&rows, &|key| names.get(key), self.now());
+    }
+
+    /// The same, where the value says nothing.
+    async fn commit(&self, shared: &Shared) {
+        self.commit_value(shared, 1.5).await;
     }
 
     async fn seal(&self, shared: &Arc<Shared>) {

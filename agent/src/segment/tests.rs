@@ -46,15 +46,11 @@ fn entry(key: u32, device: &str, metric: &str, tags: Tags) -> SeriesEntry {
     SeriesEntry {
         key,
         id: SeriesId::of(device, metric, &tags),
-        namespace: Namespace::default(),
-        source: "plant".into(),
-        device: device.into(),
-        metric: metric.into(),
         tags,
         unit: key.is_multiple_of(2).then(|| "°C".into()),
-        value_type: "double",
         first_ts: DAY.start(),
         last_ts: DAY.start().plus(SECOND),
+        ..SeriesEntry::of("plant", device, metric)
     }
 }
 

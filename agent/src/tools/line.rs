@@ -106,17 +106,12 @@ pub(super) mod tests {
                 row_tags: Some(Arc::new(Tags::from([("n".to_owned(), seq.to_string())]))),
             },
             series: Arc::new(SeriesEntry {
-                key: 0,
                 id: SeriesId::of(device, "t", &tags),
-                namespace: Default::default(),
-                source: "plant".into(),
-                device: device.into(),
-                metric: "t".into(),
                 tags,
-                unit: None,
                 value_type: "mixed",
                 first_ts: at,
                 last_ts: at,
+                ..SeriesEntry::of("plant", device, "t")
             }),
         }
     }

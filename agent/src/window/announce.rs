@@ -80,7 +80,6 @@ pub fn message(row: &AggregateRow, entry: &SeriesEntry, gateway: &GatewayId) -> 
 
 #[cfg(test)]
 mod tests {
-    use tributary_contract::id::Namespace;
     use tributary_contract::quality::{Doubt, Quality};
     use tributary_contract::series::SeriesId;
     use tributary_contract::time::Timestamp;
@@ -89,20 +88,8 @@ mod tests {
     use crate::config::{Functions, MINUTE};
     use crate::window::fold::{Sample, fold};
 
-    fn entry(device: &str, metric: &str) -> SeriesEntry {
-        SeriesEntry {
-            key: 0,
-            id: SeriesId(1),
-            namespace: Namespace::default(),
-            source: "plant".into(),
-            device: device.into(),
-            metric: metric.into(),
-            tags: Tags::new(),
-            unit: Some("°C".into()),
-            value_type: "double",
-            first_ts: Timestamp(0),
-            last_ts: Timestamp(0),
-        }
+    fn entry() -> SeriesEntry {
+        SeriesEntry { id: SeriesId(1), unit: Some("°C".into()), ..SeriesEntry::of("plant", "d", "m") }
     }
 
     fn gateway() -> GatewayId {
@@ -129,8 +116,7 @@ mod tests {
             quality: Quality::GOOD.with(Doubt::OutOfRange),
             functions: [Function::Max, Function::Mean, Function::Changes].into_iter().collect(),
         };
-        let told: serde_json::Value =
-            serde_json::from_slice(&message(&row, &entry("d", "m"), &gateway())).unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&message(&row, &entry(), &gateway())).unwrap();
         assert_eq!(
             told,
             serde_json::json!({
@@ -141,8 +127,7 @@ mod tests {
             })
         );
         let all = AggregateRow { functions: Functions::USUAL, ..row };
-        let told: serde_json::Value =
-            serde_json::from_slice(&message(&all, &entry("d", "m"), &gateway())).unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&message(&all, &entry(), &gateway())).unwrap();
         let statistics = told.as_object().unwrap().keys().filter(|k| k.starts_with("value_")).count();
         assert_eq!((statistics, told["time_weighted_mean"].is_number()), (10, true));
     }

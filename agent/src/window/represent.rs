@@ -117,19 +117,7 @@ mod tests {
     }
 
     fn entry() -> SeriesEntry {
-        SeriesEntry {
-            key: 3,
-            id: SeriesId(77),
-            namespace: Namespace::default(),
-            source: "plant".into(),
-            device: "d".into(),
-            metric: "m".into(),
-            tags: Default::default(),
-            unit: None,
-            value_type: "double",
-            first_ts: Timestamp(0),
-            last_ts: Timestamp(0),
-        }
+        SeriesEntry { key: 3, id: SeriesId(77), ..SeriesEntry::of("plant", "d", "m") }
     }
 
     fn row(seq: u64, ts: i64, value: Value) -> Row {

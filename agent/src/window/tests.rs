@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tributary_contract::id::Namespace;
 use tributary_contract::quality::{Doubt, Quality};
-use tributary_contract::series::{SeriesId, Tags};
+use tributary_contract::series::SeriesId;
 use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
@@ -28,21 +28,8 @@ fn minute_window() -> Window {
 /// Keys 0 to 9 are metrics of device `d0`, 10 to 19 of `d1` and so on; the hundreds say the source.
 fn dictionary(key: u32) -> Option<Arc<SeriesEntry>> {
     let (device, metric) = (format!("d{}", key % 100 / 10), format!("m{}", key % 10));
-    (key < 1000).then(|| {
-        Arc::new(SeriesEntry {
-            key,
-            id: SeriesId::of(&device, &metric, &Tags::new()),
-            namespace: Namespace::default(),
-            source: format!("s{}", key / 100),
-            device,
-            metric,
-            tags: Tags::new(),
-            unit: None,
-            value_type: "double",
-            first_ts: Timestamp(0),
-            last_ts: Timestamp(0),
-        })
-    })
+    let source = format!("s{}", key / 100);
+    (key < 1000).then(|| Arc::new(SeriesEntry { key, ..SeriesEntry::of(&source, &device, &metric) }))
 }
 
 fn row(seq: u64, series: u32, seconds: i64, value: f64) -> Row {

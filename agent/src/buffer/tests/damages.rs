@@ -166,18 +166,6 @@ fn restore(original: &mut Original) {
     world.next_value = original.acknowledged.len() as i64;
 }
 
-pub(super) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for found in fs::read_dir(from).unwrap() {
-        let (path, name) = found.map(|f| (f.path(), f.file_name())).unwrap();
-        if path.is_dir() {
-            copy(&path, &to.join(name))
-        } else {
-            fs::copy(&path, to.join(name)).map(|_| ()).unwrap()
-        }
-    }
-}
-
 fn change(path: &Path, f: impl FnOnce(&mut Vec<u8>)) {
     let mode = fs::metadata(path).map(|m| m.permissions());
     if let Ok(mode) = mode {

@@ -55,7 +55,7 @@ fn columns(world: &World) -> Vec<(String, Vec<String>)> {
 /// change may fail, where the schema doesn't allow it; true if it was made.
 fn survives(world: &mut World, folder: &std::path::Path, change: &str, keeps: bool) -> bool {
     fs::remove_dir_all(world.path("")).unwrap();
-    super::damages::copy(folder, &world.path(""));
+    copy(folder, &world.path(""));
     world.bucket.clear();
     world.next_value = 9;
     let sql = Connection::open(world.path("buffer.db")).unwrap();
@@ -99,7 +99,7 @@ fn whatever_one_column_of_one_table_says_the_buffer_starts_and_keeps_its_batches
     for clean in [false, true] {
         let mut world = written(clean);
         let kept = scratch();
-        super::damages::copy(&world.path(""), kept.path());
+        copy(&world.path(""), kept.path());
         let mut made = 0;
         for (table, columns) in columns(&world) {
             for column in columns {
@@ -120,7 +120,7 @@ fn a_table_that_is_gone_costs_what_was_in_it_and_no_start() {
     for clean in [false, true] {
         let mut world = written(clean);
         let kept = scratch();
-        super::damages::copy(&world.path(""), kept.path());
+        copy(&world.path(""), kept.path());
         for (table, _) in columns(&world) {
             survives(&mut world, kept.path(), &format!("DROP TABLE {table}"), table != "batch");
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tributary_contract::reject::{GapReason, RejectReason};
 
@@ -16,18 +16,6 @@ fn frozen(version: i64) -> PathBuf {
     // Not where it was built: clones share a target folder.
     let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
     package.join("src/buffer/tests/versions").join(version.to_string())
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for found in fs::read_dir(from).unwrap() {
-        let (path, name) = found.map(|f| (f.path(), f.file_name())).unwrap();
-        if path.is_dir() {
-            copy(&path, &to.join(name))
-        } else {
-            fs::copy(&path, to.join(name)).map(|_| ()).unwrap()
-        }
-    }
 }
 
 /// Fills every table: values 0 to 2 registered, 3 to 6 sealed, 7 to 9 waiting in an older epoch, 10 and 11 in the newest.

@@ -16,30 +16,10 @@ const RULES: &str = r#"
 "#;
 
 impl World {
-    /// One batch of one reading of that value that is stamped now.
+    /// A second later, one batch of one reading of that value.
     async fn measure(&self, shared: &Shared, value: f64) {
         self.later(SECOND);
-        let now = self.now();
-        let reading = Reading {
-            ts: now,
-            device: "boiler".into(),
-            metric: "temp".into(),
-            tags: Default::default(),
-            row_tags: Default::default(),
-            value: Value::Float(value),
-            unit: None,
-            quality: Quality::GOOD,
-        };
-        let batch = NewBatch {
-            accepted: vec![Accepted { source: 0, received_at: now, readings: vec![reading] }],
-            messages: MessageCounters { received: 1, accepted: 1, ..Default::default() },
-            committed_at: now,
-            ..Default::default()
-        };
-        let sources = Arc::clone(&self.sources);
-        let appended = shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();
-        let names = Arc::clone(&shared.dictionary);
-        shared.alerts().observe(&appended.rows, &|key| names.get(key), now);
+        self.commit_value(shared, value).await;
     }
 
     /// A life in which the broker is there.

@@ -32,28 +32,10 @@ impl World {
         &self.config.state_dir
     }
 
-    /// One batch of readings with these values.
+    /// A second later, one batch of readings with these values.
     async fn take_in(&self, shared: &Shared, values: std::ops::Range<i64>) {
         self.later(SECOND);
-        let now = self.now();
-        let reading = |value: i64| Reading {
-            ts: now,
-            device: "boiler".into(),
-            metric: "temp".into(),
-            tags: Default::default(),
-            row_tags: Default::default(),
-            value: Value::Float(value as f64),
-            unit: None,
-            quality: Quality::GOOD,
-        };
-        let batch = NewBatch {
-            accepted: vec![Accepted { source: 0, received_at: now, readings: values.map(reading).collect() }],
-            messages: MessageCounters { received: 1, accepted: 1, ..Default::default() },
-            committed_at: now,
-            ..Default::default()
-        };
-        let sources = Arc::clone(&self.sources);
-        shared.buffer.run(move |b| b.append(batch, &sources)).await.unwrap().unwrap();
+        self.append(shared, values.map(|value| value as f64)).await;
     }
 
     /// Seals what waits; an error ends the life.
