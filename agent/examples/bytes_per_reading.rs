@@ -94,7 +94,16 @@ impl Dictionary {
         });
         let value = Value::Float(value);
         let received_at = received_at(ts, device);
-        Row { seq: 0, ts, received_at, series, value, quality: Quality::GOOD, row_tags: None }
+        Row {
+            seq: 0,
+            ts,
+            received_at,
+            series,
+            value,
+            quality: Quality::GOOD,
+            row_tags: None,
+            kept_back: false,
+        }
     }
 }
 

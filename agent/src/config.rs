@@ -145,6 +145,11 @@ pub struct Source {
     pub priority: u8,
     /// What of its readings goes to the bucket.
     pub upload: Upload,
+    /// By glob of metrics, how far a reading may lie from the last one sent and stay here, in the metric's unit; the longest
+    /// glob that matches decides.
+    pub deadband: Vec<(String, f64)>,
+    /// After so long by event time a reading is sent wherever it lies, microseconds.
+    pub deadband_every: i64,
 }
 
 /// The priority of a source that names none.
@@ -178,7 +183,7 @@ pub struct Buffer {
     pub flash_endurance: u64,
     /// When readings may go.
     pub release_on: ReleaseOn,
-    /// How long readings are kept of which only aggregates are uploaded, microseconds.
+    /// How long readings are kept that aren't uploaded because aggregates are, microseconds.
     pub retain: i64,
     /// How far back a redelivery is recognised by content: microseconds …
     pub dedupe_window: i64,

@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tributary_agent::buffer::Backfill;
 use tributary_agent::command::{self, Said, check};
 use tributary_agent::config::load::{self, LoadError};
-use tributary_agent::config::{Config, show};
+use tributary_agent::config::{Config, Selection, show};
 use tributary_agent::tools::access::Access;
 use tributary_agent::tools::pick::{Pick, instant};
 use tributary_agent::tools::rejects::Choice;
@@ -83,6 +84,16 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
         /// Print a JSON object a reading, with the columns of the table `readings`.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send readings after all that are kept back (`upload = "aggregates"`, `deadband`), as far as they are still here.
+    Backfill {
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        range: RangeArguments,
+        /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
@@ -244,6 +255,19 @@ impl RangeArguments {
     }
 }
 
+impl RangeArguments {
+    /// Of a year of readings nobody wants all by mistake, so that the earliest must be named.
+    fn backfill(self) -> Result<Backfill, String> {
+        if self.from.is_none() {
+            return Err("name the earliest event time: --from 2026-03-01, or --from -6h".into());
+        }
+        let Pick { from, to, source, device, metric } = self.pick()?;
+        let list = |glob: Option<String>| glob.into_iter().collect();
+        let of = Selection { sources: list(source), devices: list(device), metrics: list(metric) };
+        Ok(Backfill { of, from, to })
+    }
+}
+
 impl ChoiceArguments {
     fn choice(self) -> Choice {
         Choice { source: self.source, reason: self.reason }
@@ -319,6 +343,15 @@ fn main() -> ExitCode {
             let out = &mut std::io::stdout().lock();
             told(tools::tail::tail(&mut access, &pick, count, follow, json, out, note))
         }),
+        Command::Backfill { file, range, json } => {
+            with_config(&file.config, |config| match range.backfill() {
+                Ok(what) => {
+                    let out = &mut std::io::stdout();
+                    told(command::backfill::backfill(&config, what, json, out, note))
+                }
+                Err(why) => misused(&why),
+            })
+        }
         Command::Rejects(command) => rejects(command),
         Command::Topics { file, seconds, filter, json } => with_config(&file.config, |config| {
             let time = Duration::from_secs(seconds);

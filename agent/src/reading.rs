@@ -106,6 +106,8 @@ pub struct Reading {
     pub unit: Option<String>,
     /// Doubts.
     pub quality: Quality,
+    /// It lies within its series' deadband: it isn't to be sent.
+    pub kept_back: bool,
 }
 
 /// The readings of one message that a source took in.

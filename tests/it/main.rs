@@ -19,6 +19,7 @@ mod bucket_faults;
 mod bucket_kills;
 mod multipart;
 mod budgets;
+mod backfill;
 mod commands;
 mod tools;
 mod decoders;

@@ -51,6 +51,7 @@ fn row(seq: u64, series: u32, seconds: i64, value: f64) -> Row {
         value: Value::Float(value),
         quality: Quality::GOOD,
         row_tags: None,
+        kept_back: false,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Seqs aren't in it: they run on from the batch's first. Layout before compression, all numbers varints:
 //! version, number of rows, unit of receipt times; then per column all rows: event time (signed delta to the row
-//! before), time of receipt (likewise, in milliseconds where all are whole ones), series key, quality (byte), kind
+//! before), time of receipt (likewise, in milliseconds where all are whole ones), series key, quality (byte; its highest bit
+//! says that the row is kept back), kind
 //! (byte), value by kind; then the distinct sets of row tags, and per row which of them (0 is none).
 
 use std::collections::HashMap;
@@ -24,6 +25,9 @@ pub const MAX_BYTES: usize = 64 << 20;
 
 const VERSION: u8 = 1;
 const LEVEL: i32 = 3;
+
+/// In a quality's byte: [`Row::kept_back`]. No doubt has this bit, and versions that don't know it drop it.
+const KEPT_BACK: u8 = 0x80;
 
 /// Why a block can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +72,7 @@ pub fn encode(rows: &[Row]) -> Result<Vec<u8>, BlockError> {
         last = at;
     }
     rows.iter().for_each(|r| varint::put(&mut raw, u64::from(r.series)));
-    raw.extend(rows.iter().map(|r| r.quality.bits()));
+    raw.extend(rows.iter().map(|r| r.quality.bits() | if r.kept_back { KEPT_BACK } else { 0 }));
     raw.extend(rows.iter().map(|r| match r.value {
         Value::Float(_) => 0,
         Value::Int(_) => 1,
@@ -177,6 +181,7 @@ pub fn decode(block: &[u8], first_seq: u64) -> Result<Vec<Row>, BlockError> {
             value,
             quality: Quality::from_bits(*quality),
             row_tags,
+            kept_back: quality & KEPT_BACK != 0,
         });
     }
     if r.left() > 0 {
@@ -256,7 +261,7 @@ pub(super) mod tests {
 
     fn any_row() -> impl Strategy<Value = Row> {
         let tags = prop::option::of(prop::collection::btree_map("[a-c]", "[a-c]{0,2}", 0..3));
-        (any::<i64>(), any::<i64>(), any::<bool>(), any::<u32>(), any_value(), 0u8..0x80, tags).prop_map(
+        (any::<i64>(), any::<i64>(), any::<bool>(), any::<u32>(), any_value(), any::<u8>(), tags).prop_map(
             |(ts, received, whole, series, value, quality, tags)| Row {
                 seq: 0,
                 ts: Timestamp(ts),
@@ -265,6 +270,7 @@ pub(super) mod tests {
                 value,
                 quality: Quality::from_bits(quality),
                 row_tags: tags.map(Arc::new),
+                kept_back: quality & KEPT_BACK != 0,
             },
         )
     }
@@ -328,6 +334,7 @@ pub(super) mod tests {
                     },
                     quality: Quality::from_bits(random.u8(..)),
                     row_tags: random.bool().then(|| Arc::new(Tags::from([("n".into(), seq.to_string())]))),
+                    kept_back: random.bool(),
                 })
                 .collect();
             let block = encode(&rows).unwrap();

@@ -317,6 +317,8 @@ impl Buffer {
     /// Reads what is kept in memory from the database: at the start, and when rows moved.
     pub(super) fn load(&mut self) -> Result<(), BufferError> {
         self.waiting.clear();
+        let wishes = self.wishes()?;
+        self.waiting.wish(wishes);
         self.held.clear();
         self.spans = Default::default();
         self.load_dictionary()?;

@@ -109,6 +109,9 @@ pub enum BufferError {
         /// What was asked for.
         expected: String,
     },
+    /// So many backfills are under way, and there may be no more.
+    #[error("buffer: {0} backfills are under way: ask again when one of them has ended")]
+    Backfills(usize),
     /// The epoch has no number left.
     #[error("buffer: {0}")]
     Number(#[from] IdError),
@@ -143,6 +146,7 @@ impl BufferError {
             | Self::NotPending(..)
             | Self::WrongBytes { .. }
             | Self::WrongManifest { .. }
+            | Self::Backfills(_)
             | Self::Number(_) => false,
         }
     }

@@ -131,6 +131,7 @@ mod tests {
                 value: Value::Int(0),
                 quality: Quality::GOOD,
                 row_tags: None,
+                kept_back: false,
             };
             let (source, fate) = if seq % 2 == 0 { ("a", Fate::Summarised) } else { ("b", Fate::Shed) };
             growing.count(&row, &SeriesEntry::of(source, "d", "m"), fate, 5, Epoch(1), Timestamp(9));

@@ -307,10 +307,31 @@ struct Staged<'a> {
     new: Vec<u32>,
     per_source: HashMap<&'a str, usize>,
     per_device: HashMap<(&'a str, &'a str), usize>,
-    rows: Vec<Row>,
-    /// Whether they are kept, priority and number of rows of each stretch of `rows`.
-    stretches: Vec<((bool, u8), usize)>,
+    /// With what decides which of them lie together: see [`Kind`].
+    rows: Vec<(Kind, Row)>,
     refused: Vec<Rejected>,
+}
+
+/// Whether a row is sent, and its priority: a batch is what can be shed, so rows of several kinds lie in several. In the
+/// order in which they are to go.
+type Kind = (bool, u8);
+
+impl Staged<'_> {
+    /// The rows of each kind together, with seqs from `first_seq` on; and how many there are of each.
+    fn lay_out(&mut self, first_seq: u64) -> (Vec<Row>, Vec<usize>) {
+        // Stable: what came first stays first.
+        self.rows.sort_by_key(|(kind, _)| *kind);
+        let mut stretches: Vec<(Kind, usize)> = Vec::new();
+        for (kind, _) in &self.rows {
+            match stretches.last_mut() {
+                Some((last, rows)) if last == kind => *rows += 1,
+                _ => stretches.push((*kind, 1)),
+            }
+        }
+        let rows = std::mem::take(&mut self.rows);
+        let rows = (first_seq..).zip(rows).map(|(seq, (_, row))| Row { seq, ..row }).collect();
+        (rows, stretches.into_iter().map(|(_, rows)| rows).collect())
+    }
 }
 
 impl Buffer {
@@ -340,9 +361,7 @@ impl Buffer {
         moment: &Moment,
     ) -> Result<Appended, BufferError> {
         let mut staged = Staged::default();
-        let mut messages: Vec<&Accepted> = batch.accepted.iter().collect();
-        messages.sort_by_key(|m| sources.get(m.source).map(|s| (!s.kept, s.priority)));
-        for message in messages {
+        for message in &batch.accepted {
             self.stage(&mut staged, message, sources)?;
         }
         let refused = staged.refused.len() as u64;
@@ -351,7 +370,8 @@ impl Buffer {
         if let Some(r) = rejected.iter().find(|r| r.source >= sources.len()) {
             return Err(BufferError::UnknownSource(r.source, sources.len()));
         }
-        let Staged { series, new, rows, stretches, .. } = staged;
+        let (rows, stretches) = staged.lay_out(self.next_seq);
+        let Staged { series, new, .. } = staged;
         let nothing = batch.gaps.is_empty() && batch.settings.is_empty() && batch.messages.received == 0;
         if rows.is_empty() && rejected.is_empty() && nothing {
             return Ok(Appended { batch: None, rows, new_series: new, refused });
@@ -373,7 +393,7 @@ impl Buffer {
         let (mut stored, mut left) = (Vec::with_capacity(stretches.len().max(1)), rows.as_slice());
         for (i, id) in (0..stretches.len().max(1)).zip(self.next_batch..) {
             let (some, rest) =
-                left.split_at(stretches.get(i).map_or(left.len(), |(_, n)| *n).min(left.len()));
+                left.split_at(stretches.get(i).map_or(left.len(), |rows| *rows).min(left.len()));
             // The last is of what goes last, and stays longest.
             let memory = if i + 1 >= stretches.len() { memory.take() } else { None }.unwrap_or_default();
             stored.push(Stored::new(id, ordinal, some, head.clone(), memory, batch.committed_at)?);
@@ -475,14 +495,6 @@ impl Buffer {
             *staged.per_device.entry((&facts.name, device)).or_default() += count;
         }
         *fresh += unknown.len();
-        if !message.readings.is_empty() {
-            match staged.stretches.last_mut() {
-                Some((kind, rows)) if *kind == (facts.kept, facts.priority) => {
-                    *rows += message.readings.len()
-                }
-                _ => staged.stretches.push(((facts.kept, facts.priority), message.readings.len())),
-            }
-        }
         for (reading, ident) in message.readings.iter().zip(idents) {
             let key = match staged.keys.get(&ident) {
                 Some(key) => *key,
@@ -510,15 +522,18 @@ impl Buffer {
                 entry.first_ts = entry.first_ts.min(reading.ts);
                 entry.last_ts = entry.last_ts.max(reading.ts);
             }
-            staged.rows.push(Row {
-                seq: self.next_seq + staged.rows.len() as u64,
+            let kind = (!(facts.kept || reading.kept_back), facts.priority);
+            let row = Row {
+                seq: 0,
                 ts: reading.ts,
                 received_at: message.received_at,
                 series: key,
                 value: reading.value.clone(),
                 quality: reading.quality,
                 row_tags: (!reading.row_tags.is_empty()).then(|| reading.row_tags.clone().into()),
-            });
+                kept_back: reading.kept_back,
+            };
+            staged.rows.push((kind, row));
         }
         Ok(())
     }

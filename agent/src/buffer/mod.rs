@@ -23,6 +23,7 @@
 //! bytes and manifests are handed in.
 
 mod alerts;
+mod backfill;
 mod ballast;
 mod bits;
 mod block;
@@ -79,6 +80,7 @@ use tributary_contract::range::Ranges;
 use tributary_contract::time::Timestamp;
 
 pub use alerts::STATE as ALERT_STATE;
+pub use backfill::Backfill;
 pub use ballast::Ballast;
 pub use block::BlockError;
 pub use books::Books;

@@ -9,7 +9,7 @@ use tributary_contract::series::{SeriesId, Tags};
 use tributary_contract::time::Timestamp;
 
 use crate::config::Selection;
-use crate::ingest::decode::pattern::glob;
+use crate::ingest::decode::pattern::selects;
 use crate::reading::Value;
 
 /// A reading as it is read back from the journal.
@@ -29,6 +29,8 @@ pub struct Row {
     pub quality: Quality,
     /// Tags of this reading alone.
     pub row_tags: Option<Arc<Tags>>,
+    /// It lies within its series' deadband: it stays here, and the aggregates of its windows stand for it.
+    pub kept_back: bool,
 }
 
 /// What a dictionary key stands for: (namespace, source, device, metric, tags, unit).
@@ -61,9 +63,7 @@ pub struct SeriesEntry {
 impl SeriesEntry {
     /// Whether its source, device and metric all match.
     pub fn is_of(&self, selection: &Selection) -> bool {
-        let of = |globs: &[String], text: &str| globs.is_empty() || globs.iter().any(|g| glob(g, text));
-        let Selection { sources, devices, metrics } = selection;
-        of(sources, &self.source) && of(devices, &self.device) && of(metrics, &self.metric)
+        selects(selection, &self.source, &self.device, &self.metric)
     }
 }
 

@@ -108,9 +108,12 @@ impl Buffer {
             for batch in b.waiting.pick(namespace, day, max_rows, max_bytes) {
                 let stored = load_batch(&b.sql, batch)?;
                 let taken = Mark::load(&b.sql, batch, stored.span.rows)?.taken();
+                let offered = b.waiting.offers(namespace, day, batch);
                 let fits = |row: &Row| {
                     row.ts.day() == day
-                        && b.dictionary.get(row.series).is_some_and(|e| e.namespace == *namespace)
+                        && b.dictionary
+                            .get(row.series)
+                            .is_some_and(|e| e.namespace == *namespace && offered(row, &e))
                 };
                 let rows: RowSet = (0u32..)
                     .zip(&stored.rows()?)
@@ -241,7 +244,14 @@ impl Buffer {
         self.next_number = number + 1;
         told.iter().for_each(|entry| self.dictionary.told(entry.key));
         if let Contents::Readings { namespace, day, picked } = contents {
-            picked.iter().for_each(|p| self.waiting.remove_part(namespace, *day, p.batch));
+            for Picked { batch, .. } in picked {
+                if self.waiting.has_wishes() {
+                    // Of a batch that is kept back only a part may have gone.
+                    self.wait_again(*batch)?;
+                } else {
+                    self.waiting.remove_part(namespace, *day, *batch);
+                }
+            }
         }
         if self.lease.is_long() {
             sqlite::checkpoint(&self.sql)?;

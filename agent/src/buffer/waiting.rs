@@ -1,13 +1,15 @@
 //! What waits to be sealed, by namespace and day: an index in memory over the batches that have such rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tributary_contract::id::Namespace;
 use tributary_contract::time::{Day, Timestamp};
 
+use super::backfill::Wish;
 use super::block;
 use super::dictionary::Dictionary;
-use super::row::{BatchSpan, Row};
+use super::row::{BatchSpan, Row, SeriesEntry};
 
 /// What could be sealed into segments of one namespace and day.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct ToSeal {
     pub min_ts: Timestamp,
     /// Greatest event time.
     pub max_ts: Timestamp,
+    /// Least event time of those that nobody had to ask for.
+    pub owed_from: Option<Timestamp>,
     /// Earliest receipt.
     pub oldest_received: Timestamp,
     /// Earliest commit.
@@ -38,8 +42,10 @@ struct Part {
     max_ts: Timestamp,
     received: Timestamp,
     committed: Timestamp,
-    /// Places of its sources in the index's list, each once.
+    /// Places in the index's list of the sources of rows that lie in no deadband, each once.
     sources: Vec<u16>,
+    /// How many rows wishes mean, if they are kept back, and about how many bytes these have.
+    wished: (u64, u64),
 }
 
 /// The index.
@@ -50,6 +56,8 @@ pub(super) struct Waiting {
     sources: Vec<String>,
     /// Sources whose readings aren't sealed.
     kept: BTreeSet<String>,
+    /// What of that which isn't sealed is wished for.
+    wishes: Vec<Wish>,
 }
 
 impl Waiting {
@@ -60,18 +68,16 @@ impl Waiting {
         rows: impl Iterator<Item = &'a Row>,
         dictionary: &Dictionary,
     ) {
-        let mut names: BTreeMap<u32, (Namespace, u16)> = BTreeMap::new();
+        let mut known: BTreeMap<u32, (Option<Arc<SeriesEntry>>, u16)> = BTreeMap::new();
         for row in rows {
-            let (namespace, source) = match names.get(&row.series) {
-                Some(known) => known.clone(),
-                None => {
-                    let entry = dictionary.get(row.series);
-                    let source = self.place_of(entry.as_ref().map_or("", |e| &e.source));
-                    let name = (entry.map(|e| e.namespace.clone()).unwrap_or_default(), source);
-                    names.insert(row.series, name.clone());
-                    name
-                }
-            };
+            let (entry, source) = known.entry(row.series).or_insert_with(|| {
+                let entry = dictionary.get(row.series);
+                let source = self.place_of(entry.as_ref().map_or("", |e| &e.source));
+                (entry, source)
+            });
+            let namespace = entry.as_ref().map(|e| e.namespace.clone()).unwrap_or_default();
+            let wished = entry.as_ref().is_some_and(|e| self.wishes.iter().any(|w| w.means(row, e)));
+            let (source, bytes) = (*source, block::estimate(row));
             let group = self.groups.entry((namespace, row.ts.day())).or_default();
             let part = group.entry(batch.id).or_insert(Part {
                 rows: 0,
@@ -81,39 +87,79 @@ impl Waiting {
                 received: row.received_at,
                 committed: batch.committed_at,
                 sources: Vec::new(),
+                wished: (0, 0),
             });
-            if !part.sources.contains(&source) {
+            if !row.kept_back && !part.sources.contains(&source) {
                 part.sources.push(source);
             }
+            if wished {
+                part.wished = (part.wished.0 + 1, part.wished.1 + bytes);
+            }
             part.rows += 1;
-            part.bytes += block::estimate(row);
+            part.bytes += bytes;
             part.min_ts = part.min_ts.min(row.ts);
             part.max_ts = part.max_ts.max(row.ts);
             part.received = part.received.min(row.received_at);
         }
     }
 
-    /// From now on the readings of these sources, and of no others, wait without being offered for sealing. Those that lie
-    /// in one batch with others' go with them.
+    /// From now on the readings of these sources, and of no others, wait without being offered for sealing, as those do that
+    /// lie in a deadband. Those that lie in one batch with others' go with them.
     pub(super) fn keep_back(&mut self, kept: BTreeSet<String>) {
         self.kept = kept;
     }
 
+    /// Whether nothing of a part is sent unless somebody wishes it.
     fn is_kept(&self, part: &Part) -> bool {
-        !self.kept.is_empty()
-            && part
-                .sources
-                .iter()
-                .all(|s| self.sources.get(usize::from(*s)).is_some_and(|name| self.kept.contains(name)))
+        let kept =
+            |place: &u16| self.sources.get(usize::from(*place)).is_some_and(|name| self.kept.contains(name));
+        part.sources.iter().all(kept)
+    }
+
+    /// How many rows of a part may be sealed, and about how many bytes these have.
+    fn offered(&self, part: &Part) -> (u64, u64) {
+        if self.is_kept(part) { part.wished } else { (part.rows, part.bytes) }
+    }
+
+    /// From now on these wishes stand, and no others. Rows that are here were added under those before.
+    pub(super) fn wish(&mut self, wishes: Vec<Wish>) {
+        self.wishes = wishes;
+    }
+
+    /// Whether any wish stands.
+    pub(super) fn has_wishes(&self) -> bool {
+        !self.wishes.is_empty()
+    }
+
+    /// How many rows are kept back and wished for.
+    pub(super) fn wished(&self) -> u64 {
+        let parts = self.groups.values().flat_map(|group| group.values());
+        parts.filter(|part| self.is_kept(part)).map(|part| part.wished.0).sum()
+    }
+
+    /// Batches of which something is kept back between `from` and `to`.
+    pub(super) fn kept_between(&self, from: Timestamp, to: Timestamp) -> BTreeSet<i64> {
+        let meets = |part: &Part| part.max_ts >= from && part.min_ts < to && self.is_kept(part);
+        self.groups.values().flatten().filter(|(_, part)| meets(part)).map(|(batch, _)| *batch).collect()
+    }
+
+    /// Whether a row of a part may be sealed.
+    pub(super) fn offers(
+        &self,
+        namespace: &Namespace,
+        day: Day,
+        batch: i64,
+    ) -> impl Fn(&Row, &SeriesEntry) -> bool {
+        let part = self.groups.get(&(namespace.clone(), day)).and_then(|group| group.get(&batch));
+        let kept = part.is_some_and(|part| self.is_kept(part));
+        move |row, entry| !kept || self.wishes.iter().any(|wish| wish.means(row, entry))
     }
 
     /// Batches that hold nothing but kept readings and were committed before `at`, oldest first, at most `limit`.
     pub(super) fn kept_before(&self, at: Timestamp, limit: usize) -> Vec<i64> {
         let mut batches: BTreeMap<i64, bool> = BTreeMap::new();
-        if !self.kept.is_empty() {
-            for (batch, part) in self.groups.values().flatten() {
-                *batches.entry(*batch).or_insert(true) &= part.committed < at && self.is_kept(part);
-            }
+        for (batch, part) in self.groups.values().flatten() {
+            *batches.entry(*batch).or_insert(true) &= part.committed < at && self.is_kept(part);
         }
         batches.into_iter().filter(|(_, old)| *old).map(|(batch, _)| batch).take(limit).collect()
     }
@@ -172,9 +218,10 @@ impl Waiting {
         let (mut rows, mut bytes) = (0u64, 0u64);
         let Some(group) = self.groups.get(&(namespace.clone(), day)) else { return Vec::new() };
         let mut picked = Vec::new();
-        for (id, part) in group.iter().filter(|(_, part)| !self.is_kept(part)) {
-            rows += part.rows;
-            bytes += part.bytes;
+        let offered = group.iter().map(|(id, part)| (id, self.offered(part)));
+        for (id, offered) in offered.filter(|(_, (rows, _))| *rows > 0) {
+            rows += offered.0;
+            bytes += offered.1;
             if !picked.is_empty() && (rows > max_rows || bytes > max_bytes) {
                 break;
             }
@@ -186,12 +233,13 @@ impl Waiting {
     /// A summary of each group, in the order of namespace and day.
     pub(super) fn summary(&self) -> Vec<ToSeal> {
         let groups = self.groups.iter().filter_map(|((namespace, day), parts)| {
-            let parts = || parts.values().filter(|part| !self.is_kept(part));
+            let parts = || parts.values().filter(|part| self.offered(part).0 > 0);
             Some(ToSeal {
                 namespace: namespace.clone(),
                 day: *day,
-                rows: parts().map(|p| p.rows).sum(),
-                bytes: parts().map(|p| p.bytes).sum(),
+                rows: parts().map(|p| self.offered(p).0).sum(),
+                bytes: parts().map(|p| self.offered(p).1).sum(),
+                owed_from: parts().filter(|p| !self.is_kept(p)).map(|p| p.min_ts).min(),
                 min_ts: parts().map(|p| p.min_ts).min()?,
                 max_ts: parts().map(|p| p.max_ts).max()?,
                 oldest_received: parts().map(|p| p.received).min()?,

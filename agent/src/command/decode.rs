@@ -113,7 +113,7 @@ fn message(line: &str) -> Result<(String, Vec<u8>, bool), String> {
 
 /// A reading by the names of the table's columns. `value` is exact here, whole numbers beyond a double's too.
 fn columns(reading: &Reading, source: &str, received_at: Timestamp) -> Json {
-    let Reading { ts, device, metric, tags, row_tags, value, unit, quality } = reading;
+    let Reading { ts, device, metric, tags, row_tags, value, unit, quality, kept_back: _ } = reading;
     let number = match value {
         Value::Float(f) => json!(f),
         Value::Int(n) => json!(n),

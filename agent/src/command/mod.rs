@@ -1,5 +1,7 @@
 //! Commands beside `run`, `status` and the tools: what each prints, apart from who prints it.
 
+mod stopped;
+pub mod backfill;
 pub mod check;
 pub mod decode;
 pub mod retry;

@@ -2,14 +2,12 @@
 //! none runs, in its buffer.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt as _;
 
-use anyhow::{Context, bail};
 use serde_json::json;
 
-use crate::buffer::{Buffer, NoFaults, OpenSettings};
+use super::stopped::in_stopped;
 use crate::config::Config;
-use crate::pipeline::{Clock, SystemClock, fingerprint, retry};
+use crate::pipeline::retry;
 use crate::tools::Found;
 use crate::tools::access::Access;
 use crate::tools::control::Tried;
@@ -41,7 +39,10 @@ pub fn retry_rejects(
     for some in ids.chunks(retry::AT_ONCE) {
         let tried = match access.retry(some)? {
             Some(tried) => tried,
-            None => in_stopped(config, some)?,
+            None => in_stopped(config, |buffer, moment| {
+                let done = retry::retry_in(buffer, config, some, moment)?;
+                Ok(done.into_iter().map(|(outcome, _)| outcome.into()).collect())
+            })?,
         };
         for Tried { id, occurrences, readings, failed } in tried {
             match (readings, &failed) {
@@ -75,34 +76,4 @@ pub fn retry_rejects(
         "{readings} readings of {done} rejects are in the buffer now; {failed} rejects stay as they are"
     ));
     Ok(if failed == 0 { Found::Well } else { Found::Faults })
-}
-
-/// Opens the buffer as the agent would, and closes it in order.
-fn in_stopped(config: &Config, ids: &[i64]) -> anyhow::Result<Vec<Tried>> {
-    let owner = std::fs::metadata(&config.state_dir)?.uid();
-    let own = std::fs::metadata("/proc/self").map_or(owner, |m| m.uid());
-    if owner != own {
-        bail!(
-            "{} belongs to user {owner}, this is user {own}: run this as the user that the agent runs as, or start the \
-             agent, so that no file there becomes another's",
-            config.state_dir.display()
-        );
-    }
-    let clock = SystemClock::default();
-    let settings = OpenSettings {
-        dir: config.state_dir.clone(),
-        gateway: config.gateway.clone(),
-        now: clock.now(),
-        fingerprint: fingerprint(),
-        faults: std::sync::Arc::new(NoFaults),
-    };
-    let mut buffer = Buffer::open(&settings).context("opening the buffer")?.buffer;
-    if let Some(newest) = buffer.newest()? {
-        clock.has_seen(newest);
-    }
-    let done = retry::retry_in(&mut buffer, config, ids, clock.moment());
-    let stopped = buffer.stop();
-    let done = done?;
-    stopped?;
-    Ok(done.into_iter().map(|(outcome, _)| outcome.into()).collect())
 }

@@ -218,7 +218,7 @@ fn finite(value: &Value) -> Option<f64> {
 }
 
 /// A table of numbers; with `pairs`, `[factor, offset]` too.
-fn numbers(s: &mut Section<'_>, key: &'static str, pairs: bool) -> BTreeMap<String, (f64, f64)> {
+pub(super) fn numbers(s: &mut Section<'_>, key: &'static str, pairs: bool) -> BTreeMap<String, (f64, f64)> {
     let hint = if pairs { "a number, or [factor, offset]" } else { "a number" };
     let mut out = BTreeMap::new();
     match s.value(key) {

@@ -148,6 +148,12 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
             root.problem(&format!("source[{i}].upload"), why);
         }
     }
+    for (i, source) in sources.iter().enumerate() {
+        if !source.deadband.is_empty() && windows.is_empty() {
+            let why = "is set, but there is no [[window]] whose aggregates could stand for what is kept back";
+            root.problem(&format!("source[{i}].deadband"), why);
+        }
+    }
     let alerts = alerts::read(&mut root);
     let segment = read_segment(root.section("segment"));
     let bucket = read_bucket(&mut root);
@@ -349,11 +355,32 @@ fn read_sources(root: &mut Section<'_>) -> Vec<Source> {
                 &[("both", Upload::Both), ("readings", Upload::Readings), ("aggregates", Upload::Aggregates)],
                 Upload::Both,
             ),
+            deadband: read_deadband(&mut s),
+            deadband_every: s.duration("deadband_every", SECOND..=LONG, HOUR),
         };
+        if !source.deadband.is_empty() && source.upload != Upload::Both {
+            s.problem(
+                "deadband",
+                "is for readings and aggregates that are both uploaded: `upload` says otherwise",
+            );
+        }
         s.finish();
         sources.push(source);
     }
     sources
+}
+
+/// `{ "temp*" = 0.5 }`
+fn read_deadband(s: &mut Section<'_>) -> Vec<(String, f64)> {
+    let bands = decoding::numbers(s, "deadband", false);
+    let bands: Vec<(String, f64)> = bands.into_iter().map(|(metric, (band, _))| (metric, band)).collect();
+    for (metric, band) in bands.iter().filter(|(_, band)| *band < 0.0) {
+        s.problem(
+            "deadband",
+            format!("of {metric:?} is {band}; it must be 0 at least: a distance, up or down"),
+        );
+    }
+    bands
 }
 
 fn check_qos(s: &Section<'_>, value: &Value) {

@@ -1,9 +1,11 @@
 //! `sources`, `devices` and `metrics`: which series something is of.
 
+use serde::{Deserialize, Serialize};
+
 use super::section::Section;
 
 /// Those series whose source, device and metric all match.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Selection {
     /// Globs of sources; none for all.
     pub sources: Vec<String>,

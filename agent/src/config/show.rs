@@ -48,6 +48,12 @@ pub fn show(c: &Config) -> String {
             Upload::Aggregates => "aggregates",
         };
         line(&at("upload"), quote(upload));
+        for (metric, band) in &s.deadband {
+            line(&at(&format!("deadband.{}", quote(metric))), band.to_string());
+        }
+        if !s.deadband.is_empty() {
+            line(&at("deadband_every"), duration(s.deadband_every));
+        }
     }
     line("buffer.max_bytes", bytes(c.buffer.max_bytes));
     line("buffer.min_free", bytes(c.buffer.min_free));

@@ -5,7 +5,8 @@
 //!
 //! *What goes out:* [`stage`] decides everything about one message without touching anything: which source takes it
 //! ([`topic`]), what it says ([`decode`]), whether it is a copy of one that is stored ([`redelivery`]), and when what was
-//! collected is due for its commit ([`collect`]). The pipeline commits a collected batch in one durable transaction, and
+//! collected is due for its commit ([`collect`]). What says hardly more than the reading before it is marked to
+//! stay here ([`deadband`]). The pipeline commits a collected batch in one durable transaction, and
 //! only then hands its acknowledgements back to the connections, in the order of arrival.
 //!
 //! *What survives a crash:* at each instant an unacknowledged message is at the broker, which sends it again. What was
@@ -26,6 +27,7 @@ pub mod decode;
 pub mod redelivery;
 pub mod collect;
 pub mod backlog;
+pub mod deadband;
 pub mod stage;
 pub mod mqtt;
 

@@ -25,6 +25,7 @@ use crate::clock::{Moment, Step, Watch, after_step};
 use crate::config::{Config, HOUR, MqttVersion, SECOND, Upload};
 use crate::ingest::Ack;
 use crate::ingest::collect::Due;
+use crate::ingest::deadband::Deadbands;
 use crate::ingest::decode::Outgoing;
 use crate::ingest::mqtt::{Event, EventReceiver, Handle};
 use crate::ingest::redelivery;
@@ -66,6 +67,7 @@ pub struct Intake {
     stage: Stage,
     handles: Vec<Handle>,
     sources: Arc<Vec<SourceFacts>>,
+    deadbands: Deadbands,
     committing: Option<Committing>,
     /// The clock, as last looked at.
     moment: Moment,
@@ -85,11 +87,13 @@ impl Intake {
         let sources = Arc::new(facts_of(&shared.config));
         let windows = vec![0; handles.len()];
         let moment = shared.clock.moment();
+        let deadbands = Deadbands::new(&shared.config);
         Self {
             shared,
             stage,
             handles,
             sources,
+            deadbands,
             committing: None,
             moment,
             watch: Watch::default(),
@@ -192,6 +196,7 @@ impl Intake {
             self.flush(step.before.wall).await?;
             self.moment = now;
             self.stage.clock_stepped(step.by);
+            self.deadbands.forget();
             self.shared.windows().clock_stepped(step.by);
             self.shared.alerts().clock_stepped(step.by);
             self.shared.live().clock_stepped(step.by);
@@ -356,7 +361,7 @@ impl Intake {
             return;
         }
         let Collected {
-            accepted,
+            mut accepted,
             rejected,
             messages,
             redelivered,
@@ -367,6 +372,13 @@ impl Intake {
             remembered,
             ..
         } = collected;
+        let readings = accepted.iter().map(|message| message.readings.len()).sum();
+        // What finds no room in a window is to be sent, whatever its deadband.
+        if self.moment.synced && self.shared.windows().has_room_for(readings) {
+            self.deadbands.mark(&mut accepted);
+        } else {
+            self.deadbands.forget();
+        }
         let namespaces = self.shared.config.namespaces();
         let gaps = lost_sessions.iter().flat_map(|lost| gaps_of(lost, &namespaces, now)).collect();
         let batch = NewBatch {

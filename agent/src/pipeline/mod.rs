@@ -355,7 +355,7 @@ fn windows_of(
 }
 
 /// Names of the sources of which that is uploaded.
-fn uploading(config: &Config, upload: Upload) -> BTreeSet<String> {
+pub fn uploading(config: &Config, upload: Upload) -> BTreeSet<String> {
     config.sources.iter().filter(|s| s.upload == upload).map(|s| s.name.clone()).collect()
 }
 

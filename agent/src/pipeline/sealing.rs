@@ -95,6 +95,9 @@ impl Sealer {
                 .await?;
             return Ok(0);
         }
+        if self.shared.buffer.run(|b| b.end_backfills()).await?? {
+            info!("backfill: everything that was asked for is sealed");
+        }
         let mut sealed = 0;
         match self.seal_due(&mut sealed, now).await {
             Ok(()) => {
@@ -444,7 +447,7 @@ impl Sealer {
             .await?
             .into_iter()
             .filter(|w| w.namespace == *namespace && !(whole && w.day == day))
-            .map(|w| w.min_ts)
+            .filter_map(|w| w.owed_from)
             .min();
         let mark = self.shared.windows().watermark(namespace, Table::Readings);
         let watermark = mark.map(|mark| left.map_or(mark, |left| mark.min(left)));

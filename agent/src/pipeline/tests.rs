@@ -2,6 +2,7 @@
 
 mod alerts;
 mod announce;
+mod backfill;
 mod budget;
 mod clock;
 mod readback;
@@ -142,6 +143,7 @@ impl World {
             value: Value::Float(value),
             unit: None,
             quality: Quality::GOOD,
+            kept_back: false,
         };
         let readings = values.into_iter().map(reading).collect();
         let batch = NewBatch {

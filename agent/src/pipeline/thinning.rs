@@ -11,7 +11,7 @@ use super::sealing::Sealer;
 use super::shared::Shared;
 use super::{in_flight, uploading};
 use crate::buffer::quota::{self, Limits, Sizes, Verdict};
-use crate::buffer::{Buffer, BufferError, Cut, Dictionary, Fate, GivenUp, Recall, Waits};
+use crate::buffer::{Buffer, BufferError, Cut, Dictionary, Fate, GivenUp, Recall, Row, Waits};
 use crate::config::{Config, MINUTE, PRIORITY, Upload};
 use crate::window::needed::Retention;
 use crate::window::represent::Represented;
@@ -131,10 +131,10 @@ impl Sealer {
         let recall = recall(&self.shared.config, now);
         let old = self.shared.buffer.run(move |b| b.kept_before(before, usize::MAX)).await?;
         for some in old.chunks(BATCHES_AT_ONCE) {
-            let (some, retention) = (some.to_vec(), Arc::clone(&retention));
-            let given_up = self.shared.buffer.run(move |b| expire(b, &some, &retention, recall, now));
-            let GivenUp { expired, .. } = given_up.await??;
-            debug!(expired, "readings were kept as long as was asked");
+            let (some, retention, views) = (some.to_vec(), Arc::clone(&retention), self.views());
+            let given_up = self.shared.buffer.run(move |b| expire(b, &views, &some, &retention, recall, now));
+            let GivenUp { expired, summarised, .. } = given_up.await??;
+            debug!(expired, summarised, "readings were kept as long as was asked");
         }
         Ok(())
     }
@@ -167,11 +167,7 @@ impl Sealer {
         while !order.is_empty() && total.bytes < goal {
             let some: Vec<i64> = order.iter().take(BATCHES_AT_ONCE).copied().collect();
             let needed = self.shared.windows().needed_now();
-            let views = Views {
-                config: Arc::clone(&self.shared.config),
-                dictionary: Arc::clone(&self.shared.dictionary),
-                windows: self.shared.window_stage(),
-            };
+            let views = self.views();
             let left = goal - total.bytes;
             let (seen, given_up) = self
                 .shared
@@ -203,6 +199,14 @@ impl Sealer {
             if self.emit(plan, now).await? == 0 {
                 return Ok(());
             }
+        }
+    }
+
+    fn views(&self) -> Views {
+        Views {
+            config: Arc::clone(&self.shared.config),
+            dictionary: Arc::clone(&self.shared.dictionary),
+            windows: self.shared.window_stage(),
         }
     }
 
@@ -310,20 +314,28 @@ pub(super) fn known_holes(buffer: &mut Buffer) -> Result<Option<(Timestamp, Time
     Ok(kept.and_then(read))
 }
 
-/// Gives up those of `batches` that no window needs, at the end of their time.
+/// Gives up those of `batches` that no window needs, at the end of their time. For what lay in a deadband the aggregates
+/// stand that its windows have made by then.
 fn expire(
     buffer: &mut Buffer,
+    views: &Views,
     batches: &[i64],
     retention: &Retention,
     recall: Recall,
     now: Timestamp,
 ) -> anyhow::Result<GivenUp> {
+    let without = uploading(&views.config, Upload::Readings);
+    let stands = |row: &Row| {
+        let entry = views.dictionary.get(row.series).filter(|entry| !without.contains(&entry.source));
+        row.kept_back && entry.is_some_and(|e| views.config.windows.iter().any(|w| e.is_of(&w.of)))
+    };
+    let fate = |row: &Row| if stands(row) { Fate::Summarised } else { Fate::Expired };
     let mut total = GivenUp::default();
     for some in batches.chunks(EXPIRED_AT_ONCE) {
         let mut cuts = Vec::new();
         for batch in some {
             if let Some(waits) = buffer.waits(*batch)?.filter(|waits| !retention.needs(&waits.span)) {
-                cuts.push(Cut { batch: *batch, fates: vec![Fate::Expired; waits.rows.len()] });
+                cuts.push(Cut { batch: *batch, fates: waits.rows.iter().map(fate).collect() });
             }
         }
         if !cuts.is_empty() {

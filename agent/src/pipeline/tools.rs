@@ -46,5 +46,11 @@ async fn answer(shared: Arc<Shared>, request: Request) -> Result<Reply, String> 
             info!(rejects = tried.len(), readings, "rejects were tried again");
             Ok(Reply::Retried(tried.into_iter().map(Into::into).collect()))
         }
+        Request::Backfill(what) => {
+            let asked = shared.buffer.run(move |b| b.backfill(what)).await;
+            let readings = asked.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            info!(readings, "a backfill was asked for");
+            Ok(Reply::Asked(readings))
+        }
     }
 }

@@ -67,7 +67,7 @@ fn tags(pairs: &[(&str, &str)]) -> Tags {
 fn reading(seq: u64, series: u32, value: Value) -> Row {
     let ts = DAY.start().plus(seq as i64 * SECOND);
     let received_at = ts.plus(5000);
-    Row { seq, ts, received_at, series, value, quality: Quality::GOOD, row_tags: None }
+    Row { seq, ts, received_at, series, value, quality: Quality::GOOD, row_tags: None, kept_back: false }
 }
 
 fn some_readings() -> Vec<Row> {
@@ -150,6 +150,7 @@ fn aggregate(key: u32, minute: i64, values: &[f64]) -> AggregateRow {
         late: 0,
         partial: false,
         quality: Quality::GOOD,
+        text: None,
         functions: Functions::USUAL,
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tributary_contract::id::GatewayId;
 
 use super::control::{Answer, Reply, Request};
+use crate::buffer::Backfill;
 use crate::buffer::reader::{Ask, Page, ReadError, Stopped};
 use crate::config::Config;
 
@@ -92,7 +93,7 @@ impl Access {
         let request = Request::Read(ask.clone());
         match self.request(&request, |stopped| stopped.read(ask))? {
             Reply::Page(page) => Ok(page),
-            Reply::Retried(_) => Err(AccessError::Confused),
+            Reply::Retried(_) | Reply::Asked(_) => Err(AccessError::Confused),
         }
     }
 
@@ -106,7 +107,21 @@ impl Access {
         }
         match self.over_socket(&Request::Retry(ids.to_vec()))? {
             Reply::Retried(tried) => Ok(Some(tried)),
-            Reply::Page(_) => Err(AccessError::Confused),
+            Reply::Page(_) | Reply::Asked(_) => Err(AccessError::Confused),
+        }
+    }
+
+    /// Asks the running agent to send readings that it keeps back; how many there are, or none if no agent runs.
+    ///
+    /// # Errors
+    /// See [`AccessError`].
+    pub fn backfill(&mut self, what: &Backfill) -> Result<Option<u64>, AccessError> {
+        if Stopped::open(&self.dir, &self.gateway)?.is_some() {
+            return Ok(None);
+        }
+        match self.over_socket(&Request::Backfill(what.clone()))? {
+            Reply::Asked(readings) => Ok(Some(readings)),
+            Reply::Page(_) | Reply::Retried(_) => Err(AccessError::Confused),
         }
     }
 

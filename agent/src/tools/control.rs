@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::buffer::RetryOutcome;
 use crate::buffer::reader::{Ask, Page};
+use crate::buffer::{Backfill, RetryOutcome};
 
 /// Who may ask at a time; others wait.
 const AT_ONCE: usize = 4;
@@ -35,6 +35,8 @@ pub enum Request {
     Read(Ask),
     /// Rejects to be tried again, by id.
     Retry(Vec<i64>),
+    /// Readings that are kept back to be sent.
+    Backfill(Backfill),
 }
 
 /// What it gets.
@@ -45,6 +47,8 @@ pub enum Reply {
     Page(Page),
     /// What became of each reject.
     Retried(Vec<Tried>),
+    /// How many readings will be sent that were kept back.
+    Asked(u64),
 }
 
 /// A line of answer.
@@ -191,6 +195,7 @@ mod tests {
                 match request {
                     Request::Retry(ids) if ids.is_empty() => Err("which?".to_owned()),
                     Request::Retry(_) => Ok(Reply::Retried(Vec::new())),
+                    Request::Backfill(_) => Ok(Reply::Asked(0)),
                     Request::Read(_) => Ok(Reply::Page(Page::Strays(vec!["a".into()]))),
                 }
             })

@@ -104,6 +104,7 @@ pub(super) mod tests {
                 value,
                 quality: Quality::GOOD,
                 row_tags: Some(Arc::new(Tags::from([("n".to_owned(), seq.to_string())]))),
+                kept_back: false,
             },
             series: Arc::new(SeriesEntry {
                 id: SeriesId::of(device, "t", &tags),

@@ -18,7 +18,7 @@ impl Part {
 
     /// The part of `aggregate` that can be merged.
     pub fn of(aggregate: &Aggregate) -> Self {
-        let unknown = Aggregate { p50: None, p95: None, p99: None, ..*aggregate };
+        let unknown = Aggregate { p50: None, p95: None, p99: None, percentile_error: None, ..*aggregate };
         Self(Box::new(Aggregate { increase: None, rate: None, changes: None, ..unknown }))
     }
 
@@ -59,6 +59,7 @@ impl Part {
             p50: None,
             p95: None,
             p99: None,
+            percentile_error: None,
             time_weighted_mean: optional(3, d)?,
             coverage: number(coverage)?,
             increase: None,
@@ -141,7 +142,7 @@ pub(super) mod tests {
             let [min, max, first, last, coverage] = numbers;
             let [mean, sum, stddev, time_weighted_mean] = optional;
             Part::of(&Aggregate { samples, min, max, mean, sum, stddev, first, last, first_ts: Timestamp(times.0),
-                                  last_ts: Timestamp(times.1), p50: None, p95: None, p99: None,
+                                  last_ts: Timestamp(times.1), p50: None, p95: None, p99: None, percentile_error: None,
                                   time_weighted_mean, coverage, increase: None, rate: None, changes: None })
         }
     }

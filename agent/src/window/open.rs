@@ -21,7 +21,7 @@ use super::emit::PassedOver;
 use super::needed::merged;
 use super::plan::{DueWindow, Plan, PlanSeries};
 use super::watermark::{Closing, Progress, Standing};
-use super::{has_trusted_time, windowed_value};
+use super::{has_trusted_time, is_windowed_text, windowed_value};
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
 use crate::config::{MINUTE, Window};
 
@@ -97,8 +97,16 @@ struct Series {
 struct Key {
     /// Place in `series`.
     series: u32,
-    /// Numbers of the definitions that take it.
-    enters: Arc<[u16]>,
+    enters: Arc<[Enters]>,
+}
+
+/// A definition that takes a series.
+#[derive(Debug, Clone, Copy)]
+struct Enters {
+    /// Its number.
+    definition: u16,
+    /// Whether texts enter, too.
+    texts: bool,
 }
 
 /// One window of one device.
@@ -225,11 +233,12 @@ impl Windows {
             let Some(device) = self.devices.get_mut(device_number as usize) else { continue };
             device.progress.saw(has_trusted_time(row).then_some(row.ts), row.received_at.min(now));
             device.idle = false;
-            if windowed_value(row).is_none() {
+            let is_text = is_windowed_text(row);
+            if !is_text && windowed_value(row).is_none() {
                 continue;
             }
             let (mut too_late, mut refused) = (false, false);
-            for &number in enters.iter() {
+            for &Enters { definition: number, .. } in enters.iter().filter(|e| e.texts || !is_text) {
                 let Some(definition) = self.definitions.get(usize::from(number)) else { continue };
                 definition.grid.holding(row.ts, &mut windows);
                 let closing = device.closings.get(usize::from(number));
@@ -272,6 +281,17 @@ impl Windows {
     /// Readings that entered not all of their windows since the start, because as many as may be were open.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Whether so many readings find room in all of their windows, whichever these are.
+    pub fn has_room_for(&self, readings: usize) -> bool {
+        // One more where a night in which clocks are turned may lie in it.
+        let each = |d: &Definition| {
+            let hops = usize::try_from(d.window.size / d.window.every.max(1)).unwrap_or(usize::MAX);
+            hops.saturating_add(usize::from(d.window.zone.is_some()))
+        };
+        let windows = self.definitions.iter().map(each).fold(0, usize::saturating_add);
+        self.open.saturating_add(windows.saturating_mul(readings)) <= self.most
     }
 
     /// How many windows of one series each wait to be closed or emitted again.
@@ -442,6 +462,8 @@ impl Windows {
             series,
             definitions: Arc::clone(&self.definitions),
             without: Arc::clone(&self.without),
+            // What was expected is a guess for windows that come again.
+            most_held: self.bounds.readings.saturating_add(self.bounds.readings / 2),
             holes: self.holes,
         }
     }
@@ -610,14 +632,16 @@ impl Windows {
         &mut self,
         key: u32,
         dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
-    ) -> Option<(u32, Arc<[u16]>)> {
+    ) -> Option<(u32, Arc<[Enters]>)> {
         if let Some(known) = self.keys.get(&key) {
             return Some((known.series, Arc::clone(&known.enters)));
         }
         let entry = dictionary(key)?;
         let takes = |d: &Definition| !self.without.contains(&entry.source) && entry.is_of(&d.window.of);
-        let enters: Arc<[u16]> =
-            (0..).zip(self.definitions.iter()).filter(|(_, d)| takes(d)).map(|(number, _)| number).collect();
+        let enters = (0..).zip(self.definitions.iter()).filter(|(_, d)| takes(d)).map(|(definition, d)| {
+            Enters { definition, texts: !d.functions_of_texts(&entry.metric).is_empty() }
+        });
+        let enters: Arc<[Enters]> = enters.collect();
         let device = self.device_of(&entry.namespace, &entry.device);
         let series = &mut self.series;
         let number = *self.series_numbers.entry((entry.namespace.clone(), entry.id)).or_insert_with(|| {

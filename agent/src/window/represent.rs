@@ -122,7 +122,16 @@ mod tests {
 
     fn row(seq: u64, ts: i64, value: Value) -> Row {
         let (ts, received_at) = (Timestamp(ts), Timestamp(ts + 1));
-        Row { seq, ts, received_at, series: 3, value, quality: Quality::GOOD, row_tags: None }
+        Row {
+            seq,
+            ts,
+            received_at,
+            series: 3,
+            value,
+            quality: Quality::GOOD,
+            row_tags: None,
+            kept_back: false,
+        }
     }
 
     fn decided(ordinal: u32, window: &str, size: i64, start: i64, through: u64) -> Decided {
@@ -136,6 +145,7 @@ mod tests {
             revision: 1,
             samples: 1,
             late: 0,
+            of_texts: false,
             part: None,
         };
         let seen =

@@ -9,6 +9,8 @@ use super::*;
 #[derive(Debug, Clone, Copy)]
 enum Op {
     Append(usize),
+    AppendKept(usize),
+    Backfill(i64),
     GiveUp(usize),
     Seal,
     Deliver,
@@ -24,6 +26,8 @@ enum Op {
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         5 => (0usize..30).prop_map(Op::Append),
+        3 => (0usize..30).prop_map(Op::AppendKept),
+        2 => (0i64..80).prop_map(Op::Backfill),
         2 => (1usize..4).prop_map(Op::GiveUp),
         4 => Just(Op::Seal),
         3 => Just(Op::Deliver),
@@ -35,6 +39,12 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Stop),
         1 => Just(Op::Crash),
     ]
+}
+
+/// What is kept back of the first so many values.
+fn all_until(values: i64) -> Backfill {
+    let (from, to) = (Timestamp(i64::MIN), Timestamp(START + values * 3_600_000_000));
+    Backfill { of: Default::default(), from, to }
 }
 
 struct Run {
@@ -77,10 +87,14 @@ impl Run {
         let out = match op {
             Op::Stop => return buffer.stop(),
             Op::Crash => return Err(BufferError::Poisoned),
-            Op::Append(rows) => {
+            Op::Append(rows) | Op::AppendKept(rows) => {
                 let first = self.world.next_value;
                 self.unanswered += rows as u64;
-                self.world.append_mixed(&mut buffer, rows).map(|appended| {
+                let appended = match op {
+                    Op::Append(_) => self.world.append_mixed(&mut buffer, rows),
+                    _ => self.world.append_kept(&mut buffer, rows),
+                };
+                appended.map(|appended| {
                     self.acknowledged.extend(first..self.world.next_value);
                     self.unanswered -= rows as u64;
                     for row in appended.rows {
@@ -89,7 +103,8 @@ impl Run {
                 })
             }
             Op::GiveUp(batches) => self.world.give_up(&mut buffer, batches).map(|_| ()),
-            Op::Seal => self.world.seal(&mut buffer).map(|_| ()),
+            Op::Backfill(values) => buffer.backfill(all_until(values)).map(|_| ()),
+            Op::Seal => buffer.end_backfills().and_then(|_| self.world.seal(&mut buffer)).map(|_| ()),
             Op::Deliver => self.world.deliver(&mut buffer),
             Op::Release => self.world.release(&mut buffer),
             Op::Trim => buffer.trim(3, &|_| false).map(|_| ()),
@@ -124,7 +139,11 @@ impl Run {
                 assert!(seen.insert(value), "windows see {value} twice");
             })
             .unwrap();
+        while self.world.seal(&mut buffer).unwrap().is_some() {}
+        buffer.end_backfills().unwrap();
+        buffer.backfill(all_until(i64::from(u16::MAX))).unwrap();
         let lake = self.world.drain(&mut buffer);
+        assert!(buffer.end_backfills().is_ok() && buffer.backfill(all_until(100)).unwrap() == 0);
         let values: BTreeSet<i64> = lake.iter().map(|r| r.0).collect();
         assert_eq!(values.len(), lake.len(), "a reading is in the lake twice");
         let lost: Vec<_> = self.acknowledged.difference(&values).collect();
@@ -194,7 +213,9 @@ fn each_operation_may_die_at_each_of_its_points() {
         Op::Deliver,
         Op::Release,
         Op::Trim,
-        Op::Append(4),
+        Op::AppendKept(4),
+        Op::Seal,
+        Op::Backfill(100),
         Op::Seal,
         Op::Supersede,
         Op::Append(2),

@@ -481,6 +481,7 @@ fn finish(
         value: found.value,
         unit: found.unit,
         quality,
+        kept_back: false,
     })
 }
 

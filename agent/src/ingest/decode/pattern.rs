@@ -3,6 +3,8 @@
 //! Beside what topic templates know, `{name*}` stands for one or more levels, `{name:3}` for three of them, and `#` for
 //! any number of levels, none included; one level that may grow per pattern, so that there is never a choice.
 
+use crate::config::Selection;
+
 /// One part of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -108,6 +110,13 @@ impl Pattern {
         }
         Some(said)
     }
+}
+
+/// Whether source, device and metric all match their globs.
+pub fn selects(selection: &Selection, source: &str, device: &str, metric: &str) -> bool {
+    let of = |globs: &[String], text: &str| globs.is_empty() || globs.iter().any(|g| glob(g, text));
+    let Selection { sources, devices, metrics } = selection;
+    of(sources, source) && of(devices, device) && of(metrics, metric)
 }
 
 /// Whether `text` matches `glob`, in which `*` stands for any text and `?` for one character.

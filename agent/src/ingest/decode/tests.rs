@@ -32,6 +32,8 @@ pub(crate) fn source(topic: &str, decoder: Decoder) -> Source {
         namespace: Namespace::default(),
         priority: 5,
         upload: crate::config::Upload::Both,
+        deadband: Vec::new(),
+        deadband_every: 0,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::array::{Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use bytes::Bytes;
 use proptest::prelude::*;
 use tributary_contract::counters::Counters;
 use tributary_contract::manifest::MANIFEST_KEY;
@@ -46,7 +47,7 @@ fn world(windows: &str, max_bytes: u64) -> World {
 
 /// What was acknowledged of each source.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Taken(BTreeMap<String, u64>);
+pub(super) struct Taken(pub(super) BTreeMap<String, u64>);
 
 /// What no compression makes smaller.
 fn noise(seed: u64) -> String {
@@ -72,6 +73,7 @@ impl World {
                 },
                 unit: None,
                 quality: Quality::GOOD,
+                kept_back: false,
             };
             Accepted { source, received_at: now, readings: (0..each).map(one).collect() }
         };
@@ -112,7 +114,7 @@ impl World {
     }
 
     /// What the bucket holds once nothing is left here: rows and gaps that are all of `taken`.
-    async fn drained(&self, shared: &Arc<Shared>, taken: &Taken) -> Lake {
+    pub(super) async fn drained(&self, shared: &Arc<Shared>, taken: &Taken) -> Lake {
         self.drain(shared).await;
         let lake = Lake::of(self);
         lake.is_all_of(taken);
@@ -147,7 +149,7 @@ impl World {
 }
 
 /// Both laws now.
-async fn laws(shared: &Shared) -> Counters {
+pub(super) async fn laws(shared: &Shared) -> Counters {
     let stats = shared.buffer.run(|b| b.stats()).await.unwrap().unwrap();
     let counters = stats.books.counters;
     counters.check().unwrap();
@@ -157,15 +159,15 @@ async fn laws(shared: &Shared) -> Counters {
 
 /// What a bucket holds, counted by programs of this test.
 #[derive(Debug, Default)]
-struct Lake {
+pub(super) struct Lake {
     /// Rows of `readings` by source.
-    readings: BTreeMap<String, u64>,
+    pub(super) readings: BTreeMap<String, u64>,
     /// Readings in gaps by source and reason.
-    gaps: BTreeMap<(String, String), u64>,
+    pub(super) gaps: BTreeMap<(String, String), u64>,
     /// Number of rows of `gaps`.
     gap_rows: u64,
     /// Of each window of each series the samples of the newest revision, and whether that is partial.
-    windows: BTreeMap<(String, String, i64), (i32, i64, bool)>,
+    pub(super) windows: BTreeMap<(String, String, i64), (i32, i64, bool)>,
 }
 
 fn texts<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
@@ -176,14 +178,21 @@ fn longs<'a>(batch: &'a RecordBatch, name: &str) -> &'a Int64Array {
     batch.column_by_name(name).unwrap().as_any().downcast_ref().unwrap()
 }
 
+/// What the footer of a segment says.
+pub(super) fn manifest_of(segment: Bytes) -> Manifest {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(segment).unwrap();
+    let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
+    let json = pairs.iter().find(|pair| pair.key == MANIFEST_KEY).unwrap().value.clone().unwrap();
+    Manifest::from_json(&json).unwrap()
+}
+
 impl Lake {
-    fn of(world: &World) -> Self {
+    pub(super) fn of(world: &World) -> Self {
         let mut lake = Self::default();
         for key in world.bucket.keys().iter().filter(|key| key.ends_with(".parquet")) {
-            let reader = ParquetRecordBatchReaderBuilder::try_new(world.bucket.object(key).unwrap()).unwrap();
-            let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
-            let json = pairs.iter().find(|pair| pair.key == MANIFEST_KEY).unwrap().value.clone().unwrap();
-            let manifest = Manifest::from_json(&json).unwrap();
+            let object = world.bucket.object(key).unwrap();
+            let manifest = manifest_of(object.clone());
+            let reader = ParquetRecordBatchReaderBuilder::try_new(object).unwrap();
             manifest.counters.check().unwrap();
             for batch in reader.build().unwrap() {
                 lake.count(manifest.table, &batch.unwrap());
@@ -232,11 +241,11 @@ impl Lake {
         }
     }
 
-    fn samples(&self, window: &str) -> u64 {
+    pub(super) fn samples(&self, window: &str) -> u64 {
         self.windows.iter().filter(|((name, ..), _)| name == window).map(|(_, (_, n, _))| *n as u64).sum()
     }
 
-    fn gap(&self, source: &str, reason: &str) -> u64 {
+    pub(super) fn gap(&self, source: &str, reason: &str) -> u64 {
         self.gaps.get(&(source.into(), reason.into())).copied().unwrap_or(0)
     }
 

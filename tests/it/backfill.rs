@@ -1,0 +1,79 @@
+//! Readings that stay at the gateway because their aggregates are in the lake, and are sent when somebody asks.
+
+use anyhow::{Context, ensure};
+use tributary_tests::world::process::command;
+use tributary_tests::world::publish::{Message, message, publish};
+use tributary_tests::world::{Mqtt, Saves, World, until};
+
+const MESSAGES: u64 = 500;
+
+/// The message with this number, taken in the last minutes: later than any correction nothing is kept back.
+fn recent(number: u64, begin: jiff::Timestamp) -> anyhow::Result<Message> {
+    let (topic, payload) = message(number);
+    let mut json: serde_json::Value = serde_json::from_slice(&payload)?;
+    let at = begin + std::time::Duration::from_millis(number * 250);
+    json["ts"] = at.to_string().into();
+    Ok((topic, serde_json::to_vec(&json)?))
+}
+
+/// How many readings a backfill of that device asks for.
+async fn ask(world: &World, device: &str) -> anyhow::Result<u64> {
+    let config = world.path("agent.toml").display().to_string();
+    let arguments = ["backfill", "--from", "-1d", "--device", device, "--json", "--config", &config];
+    let ended = command(&world.programs.agent, &arguments).await?;
+    let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.success(), "{}: {errors}\n{}", ended.status, world.logs());
+    let said: serde_json::Value = serde_json::from_slice(&ended.stdout)?;
+    said["readings"].as_u64().with_context(|| said.to_string())
+}
+
+/// The rows of `readings`, once there are as many.
+async fn rows(world: &World, enough: u64) -> anyhow::Result<u64> {
+    let rows = until("the table has its rows", async || {
+        let state = world.tables().load("readings").await?;
+        Ok(state.map(|state| state.rows()).filter(|rows| *rows >= enough))
+    });
+    rows.await.with_context(|| world.logs())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_in_a_deadband_comes_once_when_it_is_asked_for_though_the_agent_is_killed()
+-> anyhow::Result<()> {
+    let world = World::start(Mqtt::MosquittoV5(Saves::AtStop)).await?;
+    // The values of a device are 5 apart: of two in a row one says enough.
+    let band = "name = \"plant\"\ndeadband = { temperature = 6 }\n";
+    world.vary("agent.toml", "agent.toml", &[("name = \"plant\"\n", band)])?;
+    let _receiver = world.receiver()?;
+    let agent = world.agent()?;
+    let begin = jiff::Timestamp::now() - std::time::Duration::from_millis(MESSAGES * 250);
+    let messages = (1..=MESSAGES).map(|n| recent(n, begin)).collect::<anyhow::Result<Vec<_>>>()?;
+    publish(world.broker.for_publishers(), messages.into_iter()).await?;
+    world.acknowledged(MESSAGES).await?;
+    let status = world.status_when("all that is to be sent is registered", |s| {
+        let readings = &s.counters.readings;
+        readings.journaled == MESSAGES
+            && readings.sealed > 0
+            && readings.outstanding() == 0
+            && s.buffer.oldest_unsafe.is_none()
+    });
+    let sent = status.await?.counters.readings.sealed;
+    ensure!((MESSAGES / 3..MESSAGES * 2 / 3).contains(&sent), "{sent}");
+    ensure!(rows(&world, sent).await? == sent);
+
+    let asked = ask(&world, "device-1").await?;
+    ensure!((20..MESSAGES / 5).contains(&asked), "{asked}");
+    ensure!(ask(&world, "device-1").await? == 0, "it is asked for already, or sent");
+    agent.kill().await?;
+    let more = ask(&world, "device-2").await?;
+    ensure!((20..MESSAGES / 5).contains(&more), "of a stopped agent's buffer: {more}");
+    let _agent = world.agent()?;
+    let all = sent + asked + more;
+    ensure!(rows(&world, all).await? == all);
+    let ended = world.status_when("nothing is under way", |s| {
+        s.counters.readings.sealed >= all && s.counters.readings.outstanding() == 0
+    });
+    let readings = ended.await?.counters.readings;
+    ensure!(readings.sealed == all && readings.waiting() == MESSAGES - all, "{readings:?}");
+    ensure!(rows(&world, all).await? == all);
+    Ok(())
+}
