@@ -7,7 +7,10 @@ mod cost;
 mod figures;
 mod load;
 mod side;
+mod stages;
+mod start;
 mod subscriber;
+mod windowing;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -19,6 +22,8 @@ use tributary_tests::world::World;
 
 use crate::figures::{Figure, Figures};
 use crate::side::{Outcome, Side};
+use crate::start::Backlog;
+use crate::windowing::Took;
 
 const USAGE: u8 = 64;
 
@@ -40,6 +45,12 @@ struct Args {
     /// Series of the part that measures memory
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     series: u64,
+    /// Minutes of readings of the part that measures windows
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
+    /// MiB of backlog of the part that measures starts
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    backlog: u64,
     /// One JSON object a figure
     #[arg(long)]
     json: bool,
@@ -51,6 +62,13 @@ enum Part {
     Ingest,
     /// Memory alone
     Memory,
+    /// Windows alone
+    Windows,
+    /// Starts alone
+    Start,
+    /// One side of the part that measures windows
+    #[command(hide = true)]
+    WindowingSide(windowing::Options),
     /// What the agent is compared with; the bench starts it
     #[command(hide = true)]
     Subscriber(subscriber::Options),
@@ -84,10 +102,15 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     match &args.part {
         Some(Part::Subscriber(options)) => return subscriber::run(options).await,
         Some(Part::Ingest) => ingest(args, &mut figures).await?,
+        Some(Part::WindowingSide(options)) => return windowing::side(options).await,
         Some(Part::Memory) => memory(args, &mut figures).await?,
+        Some(Part::Windows) => windows(args, &mut figures).await?,
+        Some(Part::Start) => starts(args, &mut figures).await?,
         None => {
             ingest(args, &mut figures).await?;
             memory(args, &mut figures).await?;
+            windows(args, &mut figures).await?;
+            starts(args, &mut figures).await?;
         }
     }
     figures.print(args.json)
@@ -143,6 +166,51 @@ async fn memory(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
                 usages.iter().map(|usage| usage[value] as f64 / (1 << 20) as f64).collect();
             figures.add(Figure::of(format!("{what}@{series}_series"), &values, "MiB", Side::Agent.name()));
         }
+    }
+    Ok(())
+}
+
+/// The same readings with three windows and without, in turn.
+async fn windows(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for turn in 1..=args.repeat {
+        tell(&format!("{} series without windows and in three ({turn} of {})", args.series, args.repeat));
+        without.push(windowing::measure(false, args.series, args.minutes).await?);
+        with.push(windowing::measure(true, args.series, args.minutes).await?);
+    }
+    let against = "the same without windows";
+    for (sides, of) in [(&with, "three windows"), (&without, against)] {
+        let each: Vec<f64> = sides.iter().map(Took::each).collect();
+        let peak: Vec<f64> = sides.iter().map(|took| took.peak as f64 / f64::from(1 << 20)).collect();
+        figures.add(Figure::of(format!("cpu_per_reading@{}_series", args.series), &each, "µs", of));
+        figures.add(Figure::of(format!("stages_peak_rss_mib@{}_series", args.series), &peak, "MiB", of));
+    }
+    let ratios: Vec<f64> = with.iter().zip(&without).map(|(a, b)| a.each() / b.each()).collect();
+    figures.add(Figure::of(format!("windowing_cpu_vs_none@{}_series", args.series), &ratios, "×", against));
+    Ok(())
+}
+
+/// Starts on an empty buffer and on great ones, in turn.
+async fn starts(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
+    let mqtt = tributary_tests::world::Mqtt::MosquittoV5(tributary_tests::world::Saves::AtStop);
+    let world = World::without_bucket(mqtt).await?;
+    let mut folders = Vec::new();
+    for backlog in Backlog::ALL {
+        tell(&format!("filling a buffer: {}", backlog.name()));
+        folders.push((backlog, start::fill(&world, backlog, args.backlog << 20).await?, Vec::new()));
+    }
+    for turn in 1..=args.repeat {
+        for (backlog, folder, took) in &mut folders {
+            tell(&format!("a start with {} ({turn} of {})", backlog.name(), args.repeat));
+            took.push(start::measure(&world, *backlog, folder).await?);
+        }
+    }
+    let empty = folders.first().map(|(.., took)| took.clone()).unwrap_or_default();
+    for (backlog, folder, took) in &folders {
+        let mib = start::bytes(folder)? >> 20;
+        figures.add(Figure::of(format!("start_ms@{mib}_mib"), took, "ms", backlog.name()));
+        let ratios: Vec<f64> = took.iter().zip(&empty).map(|(a, b)| a / b).collect();
+        figures.add(Figure::of(format!("start_vs_empty@{mib}_mib"), &ratios, "×", backlog.name()));
     }
     Ok(())
 }
