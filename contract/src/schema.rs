@@ -112,7 +112,12 @@ const AGGREGATES: &[Column] = &[
         "Identifying tags, keys sorted; null when there are none.",
     ),
     req(7, "series", Text, SERIES),
-    req(8, "samples", Long, "How many readings with a numeric view the window holds."),
+    req(
+        8,
+        "samples",
+        Long,
+        "How many readings the row is of: those with a numeric view, or texts where there is none.",
+    ),
     opt(9, "value_min", Double, "Least value."),
     opt(10, "value_max", Double, "Greatest value."),
     opt(11, "value_mean", Double, "Arithmetic mean."),
@@ -148,6 +153,13 @@ const AGGREGATES: &[Column] = &[
     opt(33, "value_increase", Double, "By how much a counter grew, its resets taken for a start from 0."),
     opt(34, "value_rate", Double, "That increase by the seconds of the window for which a value was known."),
     opt(35, "value_changes", Long, "How many readings have another value than the one before."),
+    opt(36, "value_last_text", Text, "The latest text, of a window of texts; null where it holds numbers."),
+    opt(
+        37,
+        "percentile_error",
+        Double,
+        "How far value_p50, value_p95 and value_p99 may be off, as a share of the value; null where they are exact.",
+    ),
 ];
 
 const SERIES_COLUMNS: &[Column] = &[

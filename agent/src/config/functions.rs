@@ -100,7 +100,7 @@ impl FromStr for Function {
 }
 
 /// A set of [`Function`]s.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Functions(u16);
 
 impl Functions {
@@ -108,9 +108,23 @@ impl Functions {
     /// counters and states.
     pub const USUAL: Functions = Functions(Function::Increase.bit() - 1);
 
+    /// Those that mean something for texts.
+    pub const OF_TEXTS: Functions = Functions(Function::Last.bit() | Function::Changes.bit());
+
     /// Whether `function` is in the set.
     pub const fn has(self, function: Function) -> bool {
         self.0 & function.bit() != 0
+    }
+
+    /// Those that both have.
+    #[must_use]
+    pub const fn and(self, other: Functions) -> Functions {
+        Functions(self.0 & other.0)
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// Those of both.

@@ -7,7 +7,7 @@ use super::shared::Shared;
 use crate::window::Plan;
 use crate::window::emit::{Emitter, Folded, Priors};
 
-/// What becomes of a plan. Memory: its readings, 24 bytes each.
+/// What becomes of a plan. Memory: its readings, 24 bytes each, but no more than the plan allows.
 ///
 /// # Errors
 /// The buffer's.
@@ -26,12 +26,10 @@ pub(super) async fn fold(shared: &Shared, plan: Plan) -> anyhow::Result<Folded> 
                     }
                 })?;
             }
-            let lookup = |key| names.get(key);
-            let spans = plan.spans.clone();
             let mut emitter = Emitter::new(plan);
-            for (from, to) in spans {
-                b.scan(from, to, |row| emitter.add(row, &lookup))?;
-            }
+            emitter.collect(&|key| priors.get(key), &|key| names.get(key), |from, to, take| {
+                b.scan(from, to, |row| take(row))
+            })?;
             Ok((emitter, priors))
         })
         .await??;

@@ -262,6 +262,8 @@ impl TableRow for AggregateRow {
             statistics(rows, Function::Increase),
             statistics(rows, Function::Rate),
             maybe_longs(rows.iter().map(AggregateRow::changes)),
+            maybe_texts(rows.iter().map(|r| r.text.as_deref())),
+            doubles(rows.iter().map(AggregateRow::percentile_error)),
         ]
     }
 }

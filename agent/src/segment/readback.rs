@@ -27,6 +27,7 @@ use tributary_contract::time::Timestamp;
 use super::parquet::SEEN_KEY;
 use crate::buffer::row::{AlertRow, RejectKey};
 use crate::window::decision::{Decided, Decision, Seen};
+use crate::window::emit::LAST_TEXT;
 use crate::window::fold::Aggregate;
 use crate::window::merge::Part;
 
@@ -272,6 +273,9 @@ fn collect(
             let revisions = column::<Int32Array>(batch, "revision")?;
             let partial = column::<BooleanArray>(batch, "partial")?;
             let parts = Parts::of(batch)?;
+            // Only a segment that has some has the column.
+            let last_texts = batch.column_by_name(LAST_TEXT);
+            let is_of_texts = |i| last_texts.is_some_and(|column| column.is_valid(i));
             for i in 0..batch.num_rows() {
                 let (start, end) = (Timestamp(starts.value(i)), Timestamp(ends.value(i)));
                 if end <= start {
@@ -288,7 +292,8 @@ fn collect(
                     revision: revisions.value(i),
                     samples,
                     late: count(Some(late.value(i)))?,
-                    part: partial.value(i).then(|| parts.get(i, samples)),
+                    of_texts: is_of_texts(i),
+                    part: (partial.value(i) && !is_of_texts(i)).then(|| parts.get(i, samples)),
                 });
             }
         }
@@ -365,6 +370,7 @@ impl<'b> Parts<'b> {
             p50: None,
             p95: None,
             p99: None,
+            percentile_error: None,
             time_weighted_mean,
             coverage: coverage.unwrap_or_default(),
             increase: None,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tributary_contract::id::GatewayId;
 use tributary_contract::series::Tags;
 
-use super::emit::AggregateRow;
+use super::emit::{AggregateRow, LAST_TEXT};
 use crate::buffer::row::SeriesEntry;
 use crate::config::{Function, Names};
 
@@ -55,6 +55,9 @@ pub fn message(row: &AggregateRow, entry: &SeriesEntry, gateway: &GatewayId) -> 
         Function::ALL.into_iter().filter_map(|f| Some((f.column(), row.statistic(f)?.into()))).collect();
     if let Some(changes) = row.changes() {
         statistics.insert(Function::Changes.column(), changes.into());
+    }
+    if let Some(text) = &row.text {
+        statistics.insert(LAST_TEXT.into(), text.to_string().into());
     }
     let message = Message {
         window_name: &row.window,
@@ -109,6 +112,7 @@ mod tests {
             end: Timestamp(MINUTE),
             window: "1m".into(),
             series: 0,
+            text: None,
             aggregate: fold(&samples, None, Timestamp(0), Timestamp(MINUTE)).unwrap(),
             revision: 1,
             late: 0,

@@ -3,11 +3,12 @@
 //! They are the only thing that is stored of windows: the bytes of [`Decided::encode`] in the transaction of the seal,
 //! and [`Seen`] once more in the segment's footer, so that a segment that is read back restores them too.
 //!
-//! Bytes, all integers as LEB128, signed ones zigzag: format (1, or 2 where windows were thinned); seen (at, ordinal, through, settled, 0 or 1 and
+//! Bytes, all integers as LEB128, signed ones zigzag: format (1, 2 where windows were thinned, 3 where some are of texts); seen (at, ordinal, through, settled, 0 or 1 and
 //! open_from); texts (count, then length and UTF-8 each); windows (count, then text and size each); decisions (count,
 //! then window, namespace's text, device's text, series in 8 bytes big-endian, start less the start before, revision,
-//! samples, late each). Format 2 has, behind open_from, whether the windows were frozen, and behind each decision 0, or 1
-//! and its mergeable part: which of the optional numbers are there (byte), then the part's numbers in 8 bytes each.
+//! samples, late each). Formats 2 and 3 have, behind open_from, whether the windows were frozen, and behind each decision 0,
+//! or 1 and its mergeable part: which of the optional numbers are there (byte), then the part's numbers in 8 bytes each; in
+//! format 3 also 2, for one of texts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,11 @@ use super::merge::Part;
 const FORMAT: u64 = 1;
 /// With what can be carried on of windows whose readings are gone.
 const FORMAT_WITH_PARTS: u64 = 2;
+/// With windows of texts.
+const FORMAT_WITH_TEXTS: u64 = 3;
+
+/// What the byte behind a decision says.
+const KIND: &str = "whether there is a part, or it is of texts";
 
 /// One window of one series, emitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +50,9 @@ pub struct Decision {
     pub samples: u64,
     /// How many of these had come after the window was first closed.
     pub late: u64,
-    /// What can be carried on without its readings, where these may be gone.
+    /// Whether these are texts: it had no numbers.
+    pub of_texts: bool,
+    /// What can be carried on without its readings, where these may be gone; of numbers alone.
     pub part: Option<Part>,
 }
 
@@ -103,6 +111,8 @@ pub struct Prior {
     pub late: u64,
     /// The seq up to which it had looked.
     pub through: u64,
+    /// Whether the readings were texts.
+    pub of_texts: bool,
     /// What can be carried on without its readings.
     pub part: Option<Part>,
 }
@@ -112,7 +122,7 @@ pub struct Prior {
 pub enum DecisionError {
     /// Written by a later version of the agent.
     #[error(
-        "decisions have format {0}, this agent knows up to {FORMAT_WITH_PARTS}: start the newer agent again"
+        "decisions have format {0}, this agent knows up to {FORMAT_WITH_TEXTS}: start the newer agent again"
     )]
     Format(u64),
     /// Not what [`Decided::encode`] wrote.
@@ -143,7 +153,7 @@ impl Decided {
         self.decisions.iter().map(|d| {
             let Seen { ordinal, through, .. } = self.seen;
             let (revision, end, samples, late, part) = (d.revision, d.end, d.samples, d.late, d.part.clone());
-            (d.key(), Prior { ordinal, revision, end, samples, late, through, part })
+            (d.key(), Prior { ordinal, revision, end, samples, late, through, of_texts: d.of_texts, part })
         })
     }
 
@@ -153,7 +163,8 @@ impl Decided {
         let mut windows: Vec<(u64, i64)> = Vec::new();
         let mut rows = Vec::new();
         let mut before = 0i64;
-        let with_parts = self.seen.frozen || self.decisions.iter().any(|d| d.part.is_some());
+        let with_texts = self.decisions.iter().any(|d| d.of_texts);
+        let with_parts = with_texts || self.seen.frozen || self.decisions.iter().any(|d| d.part.is_some());
         for d in &self.decisions {
             let window = (texts.index(&d.window), d.end.0.wrapping_sub(d.start.0));
             let at = windows.iter().position(|w| *w == window).unwrap_or_else(|| {
@@ -171,6 +182,7 @@ impl Decided {
             unsigned(&mut rows, d.late);
             match &d.part {
                 _ if !with_parts => {}
+                _ if d.of_texts => rows.push(2),
                 None => rows.push(0),
                 Some(part) => {
                     rows.push(1);
@@ -179,7 +191,8 @@ impl Decided {
             }
         }
         let mut out = Vec::with_capacity(rows.len() + 64);
-        unsigned(&mut out, if with_parts { FORMAT_WITH_PARTS } else { FORMAT });
+        let format = if with_texts { FORMAT_WITH_TEXTS } else { FORMAT_WITH_PARTS };
+        unsigned(&mut out, if with_parts { format } else { FORMAT });
         signed(&mut out, self.seen.at.0);
         unsigned(&mut out, u64::from(self.seen.ordinal));
         unsigned(&mut out, self.seen.through);
@@ -210,11 +223,11 @@ impl Decided {
     /// warrants.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecisionError> {
         let mut r = Reader { bytes, at: 0 };
-        let with_parts = match r.unsigned()? {
-            FORMAT => false,
-            FORMAT_WITH_PARTS => true,
-            other => return Err(DecisionError::Format(other)),
-        };
+        let format = r.unsigned()?;
+        if !(FORMAT..=FORMAT_WITH_TEXTS).contains(&format) {
+            return Err(DecisionError::Format(format));
+        }
+        let with_parts = format >= FORMAT_WITH_PARTS;
         let at = Timestamp(r.signed()?);
         let ordinal = u32::try_from(r.unsigned()?).map_err(|_| r.damaged("an ordinal"))?;
         let (through, settled) = (r.unsigned()?, r.unsigned()?);
@@ -243,8 +256,25 @@ impl Decided {
             let end = end.ok_or_else(|| r.damaged("the end of a window behind its start"))?;
             let revision = i32::try_from(r.signed()?).map_err(|_| r.damaged("a revision"))?;
             let (samples, late, start) = (r.unsigned()?, r.unsigned()?, Timestamp(start));
-            let part = if with_parts && r.flag()? { Some(r.part(samples)?) } else { None };
-            Ok(Decision { namespace, window, device, series, start, end, revision, samples, late, part })
+            let (of_texts, part) = match if with_parts { r.byte(KIND)? } else { 0 } {
+                0 => (false, None),
+                1 => (false, Some(r.part(samples)?)),
+                2 if format == FORMAT_WITH_TEXTS => (true, None),
+                _ => return Err(r.damaged(KIND)),
+            };
+            Ok(Decision {
+                namespace,
+                window,
+                device,
+                series,
+                start,
+                end,
+                revision,
+                samples,
+                late,
+                of_texts,
+                part,
+            })
         })?;
         if r.at != bytes.len() {
             return Err(r.damaged("the end"));
@@ -322,10 +352,14 @@ impl Reader<'_> {
         Ok(taken)
     }
 
+    fn byte(&mut self, what: &'static str) -> Result<u8, DecisionError> {
+        self.take(1, what).map(|bytes| bytes.iter().sum())
+    }
+
     fn flag(&mut self) -> Result<bool, DecisionError> {
-        match self.take(1, "a flag")? {
-            [0] => Ok(false),
-            [1] => Ok(true),
+        match self.byte("a flag")? {
+            0 => Ok(false),
+            1 => Ok(true),
             _ => Err(self.damaged("a flag")),
         }
     }
@@ -390,6 +424,7 @@ mod tests {
             revision,
             samples: 60,
             late: 0,
+            of_texts: false,
             part: None,
         };
         Decided {
@@ -437,12 +472,13 @@ mod tests {
         fn any_decision()(ns in "[a-z0-9_]{1,5}", window in ".{0,5}", device in ".{0,5}", series in any::<u64>(),
                           start in i64::MIN..i64::MAX / 2, size in 1..i64::MAX / 2, revision in any::<i32>(),
                           samples in any::<u64>(), late in any::<u64>(),
-                          part in prop::option::of(crate::window::merge::tests::any_part())) -> Decision {
+                          part in prop::option::of(crate::window::merge::tests::any_part()),
+                          texts in prop::bool::weighted(0.2)) -> Decision {
             // A part's own number of readings is the decision's.
             let samples = part.as_ref().map_or(samples, |p: &Part| p.samples());
             Decision { namespace: Namespace::new(ns).unwrap(), window: window.into(), device: device.into(),
                        series: SeriesId(series), start: Timestamp(start), end: Timestamp(start + size),
-                       revision, samples, late, part }
+                       revision, samples, late, of_texts: texts && part.is_none(), part }
         }
     }
 

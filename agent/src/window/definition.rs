@@ -26,8 +26,17 @@ impl Definition {
 
     /// Which statistics of that metric are filled in.
     pub fn functions(&self, metric: &str) -> Functions {
+        self.chosen(metric).unwrap_or(Functions::USUAL)
+    }
+
+    /// The same of its texts; none where nothing that means something for texts was chosen: then they enter no window.
+    pub fn functions_of_texts(&self, metric: &str) -> Functions {
+        self.chosen(metric).map_or(Functions::default(), |chosen| chosen.and(Functions::OF_TEXTS))
+    }
+
+    fn chosen(&self, metric: &str) -> Option<Functions> {
         let matching = self.window.functions.iter().filter(|(g, _)| glob(g, metric));
-        matching.max_by_key(|(g, _)| g.len()).map_or(Functions::USUAL, |(_, functions)| *functions)
+        matching.max_by_key(|(g, _)| g.len()).map(|(_, functions)| *functions)
     }
 }
 

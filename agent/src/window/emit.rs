@@ -10,12 +10,13 @@ use tributary_contract::time::{Day, Timestamp};
 
 use super::decision::{Decided, Decision, DecisionKey, Prior, Seen};
 use super::definition::Definition;
-use super::fold::{Aggregate, Sample, fold, put_in_order};
+use super::fold::{Aggregate, Fold, Sample, put_in_order};
 use super::merge::{Part, merge};
 use super::plan::{DueWindow, Plan};
 use super::{has_trusted_time, has_trusted_value};
 use crate::buffer::row::{Row, SeriesEntry};
 use crate::config::{Function, Functions};
+use crate::reading::Value;
 
 /// How many revisions each epoch may use before those of the next begin.
 const REVISIONS_PER_EPOCH: i32 = 1_000_000;
@@ -24,6 +25,9 @@ const REVISIONS_PER_EPOCH: i32 = 1_000_000;
 pub fn first_revision(ordinal: u32) -> i32 {
     i32::try_from(ordinal).unwrap_or(i32::MAX).saturating_mul(REVISIONS_PER_EPOCH).saturating_add(1)
 }
+
+/// The column of `aggregates` that a row of texts has, and no other.
+pub const LAST_TEXT: &str = "value_last_text";
 
 /// One row of `aggregates`, but for what the dictionary and the segment add.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,8 +40,10 @@ pub struct AggregateRow {
     pub window: Arc<str>,
     /// Key of the series in the dictionary; of several (other source, other unit) that of the latest reading.
     pub series: u32,
-    /// The statistics.
+    /// The statistics; of a row of texts, each text stands for a number, and only counts, times and changes say something.
     pub aggregate: Aggregate,
+    /// The latest text, of a row of texts.
+    pub text: Option<Arc<str>>,
     /// Revision.
     pub revision: i32,
     /// Readings in it that came after it had first been closed.
@@ -52,7 +58,7 @@ pub struct AggregateRow {
 }
 
 impl AggregateRow {
-    /// A statistic where it is filled in; none of [`Function::Changes`], which is a whole number.
+    /// A statistic where it is filled in; none of [`Function::Changes`], which is a whole number, and none of texts.
     pub fn statistic(&self, function: Function) -> Option<f64> {
         let a = &self.aggregate;
         let value = match function {
@@ -71,7 +77,14 @@ impl AggregateRow {
             Function::Rate => a.rate,
             Function::Changes => None,
         };
-        value.filter(|_| self.functions.has(function))
+        value.filter(|_| self.functions.has(function) && self.text.is_none())
+    }
+
+    /// How far percentiles may be off, where one of them is filled in and estimated.
+    pub fn percentile_error(&self) -> Option<f64> {
+        let percentiles = [Function::P50, Function::P95, Function::P99];
+        let told = percentiles.into_iter().any(|f| self.statistic(f).is_some());
+        self.aggregate.percentile_error.filter(|_| told)
     }
 
     /// How often the value changed, where that is filled in.
@@ -142,10 +155,25 @@ impl Priors {
     }
 }
 
-/// Collects the readings of a plan's windows. About 24 bytes a reading, until it is finished.
+/// Values of each window that are held for exact percentiles, at least, where not all readings can be.
+const LEAST_EXACT: u64 = 512;
+
+/// How many values of a window may be held from one stretch to the next.
+fn exact_values(plan: &Plan) -> usize {
+    let each = plan.most_held / (plan.windows.len() as u64).max(1);
+    usize::try_from(each.max(LEAST_EXACT)).unwrap_or(usize::MAX)
+}
+
+/// Collects the readings of a plan's windows. About 24 bytes a reading, until it is finished; where there are more than
+/// the plan allows, windows are folded stretch by stretch.
 #[derive(Debug)]
 pub struct Emitter {
     plan: Plan,
+    /// Of which event times rows are taken now.
+    stretch: (Timestamp, Timestamp),
+    /// Readings that are held, and may be.
+    held: u64,
+    most: u64,
     /// By definition and series, in the order of time.
     places: HashMap<(u16, u32), Vec<Place>>,
     slots: Vec<Slot>,
@@ -153,6 +181,7 @@ pub struct Emitter {
     series: HashMap<(Namespace, SeriesId), u32>,
     /// … and by dictionary key, as far as was asked; none for those that aren't in the plan.
     keys: HashMap<u32, Option<Key>>,
+    texts: Texts,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -167,18 +196,128 @@ struct Place {
 struct Key {
     /// Place in the plan's series.
     series: u32,
-    /// By definition: what is filled in, none where it takes no readings of this key.
-    takes: Vec<Option<Functions>>,
+    /// By definition: what is filled in, of numbers and of texts; none where it takes no readings of this key.
+    takes: Vec<Option<Takes>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Takes {
+    numbers: Functions,
+    texts: Functions,
+}
+
+/// What a row of `aggregates` is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Numbers,
+    Texts,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
+    numbers: Readings,
+    /// By the numbers that stand for them.
+    texts: Option<Box<Readings>>,
+    doubts: Quality,
+}
+
+impl Slot {
+    fn of(&mut self, kind: Kind) -> &mut Readings {
+        match kind {
+            Kind::Numbers => &mut self.numbers,
+            Kind::Texts => self.texts.get_or_insert_default(),
+        }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Readings> {
+        std::iter::once(&mut self.numbers).chain(self.texts.as_deref_mut())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Readings {
+    /// Those that are held.
     samples: Vec<Sample>,
+    /// What those before them came to, where they couldn't all be held.
+    folding: Option<Box<Folding>>,
     /// The last believed reading of the window's length before its start.
     before: Option<(Timestamp, u64, f64)>,
-    doubts: Quality,
     /// Time, seq and dictionary key of the latest reading.
     latest: Option<(Timestamp, u64, u32)>,
+}
+
+/// Readings of one window, folded as far as they were scanned.
+#[derive(Debug)]
+struct Folding {
+    fold: Fold,
+    /// How many of them an earlier decision of this epoch had seen.
+    known: u64,
+    /// The part that it kept, carried on with the others.
+    merged: Option<Part>,
+}
+
+impl Readings {
+    /// Folds what is held, and lets go of it. Everything before it must have been folded.
+    fn fold(
+        &mut self,
+        window: &DueWindow,
+        ordinal: u32,
+        prior: Option<&Prior>,
+        exact: usize,
+    ) -> &mut Folding {
+        put_in_order(&mut self.samples);
+        let samples = std::mem::take(&mut self.samples);
+        let prior = prior.filter(|prior| prior.ordinal == ordinal);
+        let carried = self.before.map(|(_, _, value)| value);
+        let folding = self.folding.get_or_insert_with(|| {
+            let fold = Fold::new(carried, window.start, window.end, exact).with_room_for(samples.len());
+            Box::new(Folding { fold, known: 0, merged: prior.and_then(|prior| prior.part.clone()) })
+        });
+        samples.iter().for_each(|s| folding.fold.push(s));
+        if let Some(prior) = prior {
+            folding.known += samples.iter().filter(|s| s.seq <= prior.through).count() as u64;
+            if let Some(part) = &folding.merged {
+                let more: Vec<Sample> = samples.into_iter().filter(|s| s.seq > prior.through).collect();
+                folding.merged = Some(Part::of(&merge(part, &more, window.start, window.end)));
+            }
+        }
+        folding
+    }
+
+    fn counts(&self) -> Counts {
+        let of = |folding: &Folding| Counts { all: folding.fold.samples(), known: folding.known };
+        self.folding.as_deref().map(of).unwrap_or_default()
+    }
+}
+
+/// How many readings of one kind a window has, and how many of them an earlier decision of this epoch had seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    all: u64,
+    known: u64,
+}
+
+/// Texts, each with the number that stands for it while windows are folded.
+#[derive(Debug, Default)]
+struct Texts {
+    numbers: HashMap<Arc<str>, u32>,
+    all: Vec<Arc<str>>,
+}
+
+impl Texts {
+    fn number_of(&mut self, text: &str) -> f64 {
+        if let Some(number) = self.numbers.get(text) {
+            return f64::from(*number);
+        }
+        let (number, text): (u32, Arc<str>) = (self.all.len() as u32, text.into());
+        self.numbers.insert(Arc::clone(&text), number);
+        self.all.push(text);
+        f64::from(number)
+    }
+
+    fn text_of(&self, number: f64) -> Option<Arc<str>> {
+        self.all.get(number as usize).cloned()
+    }
 }
 
 impl Emitter {
@@ -190,31 +329,109 @@ impl Emitter {
             places.entry((w.definition, w.series)).or_default().push(place);
         }
         places.values_mut().for_each(|of_one| of_one.sort_unstable_by_key(|p| p.start));
-        let slots = plan.windows.iter().map(|w| Slot {
-            samples: Vec::with_capacity(usize::try_from(w.readings).unwrap_or(0).min(4096)),
-            ..Slot::default()
+        let slots = plan.windows.iter().map(|w| {
+            let mut slot = Slot::default();
+            slot.numbers.samples.reserve(usize::try_from(w.readings).unwrap_or(0).min(4096));
+            slot
         });
         let named = (0..).zip(&plan.series).map(|(i, s)| ((s.namespace.clone(), s.id), i));
-        Self { places, slots: slots.collect(), series: named.collect(), keys: HashMap::new(), plan }
+        let (slots, series, keys) = (slots.collect(), named.collect(), HashMap::new());
+        let stretch = (Timestamp(i64::MIN), Timestamp(i64::MAX));
+        let (held, most) = (0, plan.most_held);
+        Self { plan, stretch, held, most, places, slots, series, keys, texts: Texts::default() }
     }
 
-    /// Takes one row of the scan. Rows may come in any order, twice, or from outside the plan's spans; those of a series
-    /// that the dictionary doesn't know are skipped.
-    pub fn add(&mut self, row: &Row, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) {
-        if row.seq > self.plan.seen.through || !has_trusted_time(row) {
+    /// Collects everything. `scan` calls what it is given for each row of the journal with an event time in a stretch,
+    /// perhaps for others too, in any order, some of them twice; `prior` as for [`Emitter::finish`].
+    ///
+    /// # Errors
+    /// Those of `scan`.
+    pub fn collect<E>(
+        &mut self,
+        prior: &dyn Fn(&DecisionKey) -> Option<Prior>,
+        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
+        mut scan: impl FnMut(Timestamp, Timestamp, &mut dyn FnMut(&Row)) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // In the order of time: what is folded lies before all that is still to be scanned.
+        let mut left: Vec<(Timestamp, Timestamp)> = self.plan.spans.iter().rev().copied().collect();
+        let mut too_many = false;
+        while let Some((from, to)) = left.pop() {
+            self.stretch = (from, to);
+            scan(from, to, &mut |row| self.add(row, dictionary))?;
+            if self.held <= self.most {
+                if too_many {
+                    self.fold_held(prior);
+                }
+                continue;
+            }
+            too_many = true;
+            self.forget_from(from);
+            let middle = from.plus(to.since(from) / 2);
+            if self.held > 0 {
+                self.fold_held(prior);
+                left.push((from, to));
+            } else if middle > from {
+                left.extend([(middle, to), (from, middle)]);
+            } else {
+                // A single instant can't be taken in two.
+                self.most = u64::MAX;
+                left.push((from, to));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is held from that instant on.
+    fn forget_from(&mut self, from: Timestamp) {
+        self.held = 0;
+        for readings in self.slots.iter_mut().flat_map(Slot::all) {
+            readings.samples.retain(|s| s.ts < from);
+            self.held += readings.samples.len() as u64;
+        }
+    }
+
+    /// Folds what is held, and lets go of it.
+    fn fold_held(&mut self, prior: &dyn Fn(&DecisionKey) -> Option<Prior>) {
+        let exact = exact_values(&self.plan);
+        for (window, slot) in self.plan.windows.iter().zip(&mut self.slots) {
+            let prior = self.plan.key(window).and_then(|key| prior(&key));
+            for readings in slot.all().filter(|readings| !readings.samples.is_empty()) {
+                readings.fold(window, self.plan.seen.ordinal, prior.as_ref(), exact);
+            }
+        }
+        (self.held, self.most) = (0, self.plan.most_held);
+    }
+
+    /// Takes one row of the scan, unless too many are held. Rows may come in any order, twice, or from outside the
+    /// stretch; those of a series that the dictionary doesn't know are skipped.
+    fn add(&mut self, row: &Row, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) {
+        let (from, to) = self.stretch;
+        let elsewhere = row.ts < from || row.ts >= to;
+        if elsewhere || self.held > self.most || row.seq > self.plan.seen.through || !has_trusted_time(row) {
             return;
         }
         let (named, plan) = (&self.series, &self.plan);
         let key = self.keys.entry(row.series).or_insert_with(|| {
             let entry = dictionary(row.series).filter(|e| !plan.without.contains(&e.source))?;
             let series = named.get(&(entry.namespace.clone(), entry.id)).copied()?;
-            let functions = |d: &Definition| entry.is_of(&d.window.of).then(|| d.functions(&entry.metric));
+            let functions = |d: &Definition| {
+                let (numbers, texts) = (d.functions(&entry.metric), d.functions_of_texts(&entry.metric));
+                entry.is_of(&d.window.of).then_some(Takes { numbers, texts })
+            };
             Some(Key { series, takes: plan.definitions.iter().map(functions).collect() })
         });
         let Some(key) = key else { return };
-        let Some(value) = row.value.numeric().filter(|v| v.is_finite()) else { return };
+        let (kind, value) = match &row.value {
+            Value::Text(text) => (Kind::Texts, self.texts.number_of(text)),
+            value => (Kind::Numbers, value.numeric().unwrap_or(f64::NAN)),
+        };
+        if !value.is_finite() {
+            return;
+        }
         let believed = has_trusted_value(row.quality);
-        for (number, _) in (0u16..).zip(&key.takes).filter(|(_, functions)| functions.is_some()) {
+        let takes =
+            |takes: &Option<Takes>| takes.is_some_and(|of| kind == Kind::Numbers || !of.texts.is_empty());
+        for (number, _) in (0u16..).zip(&key.takes).filter(|(_, functions)| takes(functions)) {
             let Some(places) = self.places.get(&(number, key.series)) else { continue };
             // The windows that hold it, then those that begin within a window's length behind it.
             let held = places.partition_point(|p| p.end <= row.ts);
@@ -223,15 +440,18 @@ impl Emitter {
                 let Some(slot) = self.slots.get_mut(place.slot) else { continue };
                 slot.doubts = slot.doubts.or(row.quality);
                 if believed {
-                    slot.samples.push(Sample { ts: row.ts, seq: row.seq, value });
-                    slot.latest = slot.latest.max(Some((row.ts, row.seq, row.series)));
+                    let readings = slot.of(kind);
+                    readings.samples.push(Sample { ts: row.ts, seq: row.seq, value });
+                    readings.latest = readings.latest.max(Some((row.ts, row.seq, row.series)));
+                    self.held += 1;
                 }
             }
             let behind = places.get(later..).unwrap_or_default().iter().take_while(|p| p.from <= row.ts);
             for place in behind.filter(|_| believed) {
                 let Some(slot) = self.slots.get_mut(place.slot) else { continue };
-                if slot.before.is_none_or(|(ts, seq, _)| (ts, seq) < (row.ts, row.seq)) {
-                    slot.before = Some((row.ts, row.seq, value));
+                let before = &mut slot.of(kind).before;
+                if before.is_none_or(|(ts, seq, _)| (ts, seq) < (row.ts, row.seq)) {
+                    *before = Some((row.ts, row.seq, value));
                 }
             }
         }
@@ -243,10 +463,12 @@ impl Emitter {
     /// and newer ones beside, or if the decision kept what can be merged with them: a correction must never say less than
     /// what it corrects.
     pub fn finish(self, prior: &dyn Fn(&DecisionKey) -> Option<Prior>) -> Folded {
-        let Self { plan, slots, keys, .. } = self;
-        let functions = |number: u16, key: u32| {
+        let Self { plan, slots, keys, texts, .. } = self;
+        let exact = exact_values(&plan);
+        let functions = |number: u16, key: u32, kind: Kind| {
             let takes = &keys.get(&key)?.as_ref()?.takes;
-            takes.get(usize::from(number)).copied().flatten()
+            let takes = takes.get(usize::from(number)).copied().flatten()?;
+            Some(if kind == Kind::Numbers { takes.numbers } else { takes.texts })
         };
         let mut passed_over = Vec::new();
         let mut emitted: BTreeMap<(Day, Namespace), (Vec<AggregateRow>, Vec<Decision>)> = BTreeMap::new();
@@ -255,34 +477,37 @@ impl Emitter {
             else {
                 continue;
             };
-            put_in_order(&mut slot.samples);
-            let carried = slot.before.map(|(_, _, value)| value);
-            let revised = revise(&slot.samples, window, &plan.seen, prior(&key));
-            let folded = match &revised {
-                Revised::Emit { known: None, .. } => {
-                    fold(&slot.samples, carried, window.start, window.end).map(|a| (a, plan.seen.frozen))
-                }
-                Revised::Emit { known: Some(known), .. } => {
-                    Some(carry_on(known, &slot.samples, carried, window))
-                }
+            let prior = prior(&key);
+            for readings in slot.all() {
+                readings.fold(window, plan.seen.ordinal, prior.as_ref(), exact);
+            }
+            let counts =
+                (slot.numbers.counts(), slot.texts.as_deref().map(Readings::counts).unwrap_or_default());
+            let kind = if counts.0.all == 0 { Kind::Texts } else { Kind::Numbers };
+            let revised = revise(counts, kind, window, &plan.seen, prior);
+            let Readings { folding, latest, .. } = std::mem::take(slot.of(kind));
+            let folded = folding.and_then(|folding| match &revised {
+                Revised::Emit { kept: None, .. } => folding.fold.finish().map(|a| (a, plan.seen.frozen)),
+                Revised::Emit { kept: Some(Kept { whole }), .. } => carry_on(*folding, *whole, window),
                 Revised::PassOver { .. } => None,
-            };
+            });
             let hollow = plan.holes.is_some_and(|(from, to)| from < window.end && window.start <= to);
             let row = match revised {
                 Revised::Emit { revision, late, .. } => folded
-                    .zip(slot.latest)
+                    .zip(latest)
                     .map(|((aggregate, partial), (_, _, key_of_latest))| AggregateRow {
                         start: window.start,
                         end: window.end,
                         window: Arc::clone(&key.window),
                         series: key_of_latest,
+                        text: (kind == Kind::Texts).then(|| texts.text_of(aggregate.last)).flatten(),
                         aggregate,
                         revision,
                         late,
                         partial: partial || hollow,
                         quality: slot.doubts,
-                        functions: match functions(window.definition, key_of_latest) {
-                            Some(chosen) if !(partial || hollow) => chosen,
+                        functions: match functions(window.definition, key_of_latest, kind) {
+                            Some(chosen) if kind == Kind::Texts || !(partial || hollow) => chosen,
                             chosen => chosen.map_or(Functions::USUAL, |f| f.or(Functions::USUAL)),
                         },
                     })
@@ -304,7 +529,8 @@ impl Emitter {
                         revision: row.revision,
                         samples: row.aggregate.samples,
                         late: row.late,
-                        part: row.partial.then(|| Part::of(&row.aggregate)),
+                        of_texts: row.text.is_some(),
+                        part: (row.partial && row.text.is_none()).then(|| Part::of(&row.aggregate)),
                     };
                     let of_day = emitted.entry((window.start.day(), series.namespace.clone())).or_default();
                     of_day.0.push(row);
@@ -323,25 +549,21 @@ impl Emitter {
 }
 
 enum Revised {
-    Emit { revision: i32, late: u64, known: Option<Kept> },
+    Emit { revision: i32, late: u64, kept: Option<Kept> },
     PassOver { too_late: u64 },
 }
 
-/// What an earlier decision kept of a window.
+/// An earlier decision kept a part that can be carried on.
 struct Kept {
-    part: Part,
-    /// Up to which seq its readings are in the part.
-    through: u64,
-    /// Whether the journal holds all of them still.
+    /// Whether the journal holds all of its readings still.
     whole: bool,
 }
 
 /// The window carried on from what was kept of it; and whether it is partial: also where all is there that was there when
 /// it closed as a partial one.
-fn carry_on(kept: &Kept, samples: &[Sample], carried: Option<f64>, window: &DueWindow) -> (Aggregate, bool) {
-    let more: Vec<Sample> = samples.iter().filter(|s| s.seq > kept.through).copied().collect();
-    let merged = merge(&kept.part, &more, window.start, window.end);
-    match fold(samples, carried, window.start, window.end).filter(|_| kept.whole) {
+fn carry_on(folding: Folding, whole: bool, window: &DueWindow) -> Option<(Aggregate, bool)> {
+    let merged = merge(&folding.merged?, &[], window.start, window.end);
+    Some(match folding.fold.finish().filter(|_| whole) {
         // The value carried over from before the window may be gone, though its own readings are there.
         Some(whole) if whole.coverage < merged.coverage => {
             let Aggregate { time_weighted_mean, coverage, .. } = merged;
@@ -349,41 +571,48 @@ fn carry_on(kept: &Kept, samples: &[Sample], carried: Option<f64>, window: &DueW
         }
         Some(whole) => (whole, window.late),
         None => (merged, true),
-    }
+    })
 }
 
-fn revise(samples: &[Sample], window: &DueWindow, seen: &Seen, prior: Option<Prior>) -> Revised {
-    let (all, ordinal) = (samples.len() as u64, seen.ordinal);
+/// What becomes of a window that has so many numbers and texts, and whose readings of `kind` are to be told: numbers, or
+/// texts where there is no number.
+fn revise(
+    (numbers, texts): (Counts, Counts),
+    kind: Kind,
+    window: &DueWindow,
+    seen: &Seen,
+    prior: Option<Prior>,
+) -> Revised {
+    let all = if kind == Kind::Numbers { numbers.all } else { texts.all };
     let Some(prior) = prior else {
         let late = if window.late { all } else { 0 };
-        return Revised::Emit { revision: first_revision(ordinal), late, known: None };
+        return Revised::Emit { revision: first_revision(seen.ordinal), late, kept: None };
     };
     let next = prior.revision.saturating_add(1);
     if prior.end != window.end {
         // The definition was given another size: the row has the same name, and says something else.
-        return Revised::Emit { revision: next, late: 0, known: None };
+        return Revised::Emit { revision: next, late: 0, kept: None };
     }
-    let known = if prior.ordinal == ordinal {
-        samples.iter().filter(|s| s.seq <= prior.through).count() as u64
-    } else {
-        // Seqs of another epoch can't be compared; how many there are can.
-        all.min(prior.samples)
-    };
-    let new = all - known;
+    if kind == Kind::Texts && !prior.of_texts {
+        // Its numbers are gone, and say more.
+        return Revised::PassOver { too_late: 0 };
+    }
+    let of_then = if prior.of_texts { texts } else { numbers };
+    // Seqs of another epoch can't be compared; how many there are can.
+    let same_epoch = prior.ordinal == seen.ordinal;
+    let known = if same_epoch { of_then.known } else { of_then.all.min(prior.samples) };
+    // Where there were texts alone, every number is new.
+    let new = if prior.of_texts == (kind == Kind::Texts) { all - known } else { all };
     let late = prior.late.saturating_add(if window.late { new } else { 0 });
     let whole = known == prior.samples;
-    match prior.part.filter(|_| prior.ordinal == ordinal) {
-        // A frozen window that closes with all its readings there is whole after all.
-        Some(part) if new > 0 || (whole && window.frozen && !seen.frozen) => {
-            let through = prior.through;
-            Revised::Emit {
-                revision: next,
-                late,
-                known: Some(Kept { part, through, whole: whole && !seen.frozen }),
-            }
-        }
-        None if whole && new > 0 => Revised::Emit { revision: next, late, known: None },
-        Some(_) => Revised::PassOver { too_late: 0 },
-        None => Revised::PassOver { too_late: if whole { 0 } else { new } },
+    // A frozen window that closes with all its readings there is whole after all.
+    let closes = whole && window.frozen && !seen.frozen;
+    let has_part = same_epoch && prior.part.is_some();
+    if has_part && (new > 0 || closes) {
+        Revised::Emit { revision: next, late, kept: Some(Kept { whole: whole && !seen.frozen }) }
+    } else if !has_part && whole && (new > 0 || closes) {
+        Revised::Emit { revision: next, late, kept: None }
+    } else {
+        Revised::PassOver { too_late: if whole || has_part { 0 } else { new } }
     }
 }

@@ -1,13 +1,14 @@
-//! The statistics of one window: readings of one series in, one [`Aggregate`] out; nothing is kept between calls.
+//! The statistics of one window: readings of one series in, one [`Aggregate`] out.
 //!
 //! Readings are taken in the order of (event time, seq), whatever order they come in, so that the same readings always
-//! give the same bits. How each column is defined:
+//! give the same bits; all at once ([`fold`]) or, where there are too many of them to be held, stretch by stretch
+//! ([`Fold`]). How each column is defined:
 //!
 //! - `sum`: Neumaier's compensated sum (1974). `mean`: that sum by the number of readings.
 //! - `stddev`: of the sample (n - 1), by Welford's recurrence (1962); none for one reading.
 //! - `p50`, `p95`, `p99`: type 7 of Hyndman and Fan (1996), which is what numpy, pandas and spreadsheets call linear:
 //!   with the values sorted and h = (n - 1) p, the value at the whole part of h plus its fraction of the step to the
-//!   next. All values are looked at: no sketch.
+//!   next. Of all values, or by a [`Sketch`] where there are more than may be held: `percentile_error` says which.
 //! - `first`, `last`: by (event time, seq).
 //! - `time_weighted_mean`: each value holds from its reading to the next, the last to the end of the window. What holds
 //!   at the start of the window is the last reading before it, if one lies within one window's length before the start
@@ -25,6 +26,8 @@
 //! A statistic that doesn't fit a double (sums of values near 1e308) is none rather than infinite.
 
 use tributary_contract::time::Timestamp;
+
+use super::sketch::Sketch;
 
 /// One reading as the fold sees it; `value` is finite.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,6 +69,8 @@ pub struct Aggregate {
     pub p95: Option<f64>,
     /// 99th percentile.
     pub p99: Option<f64>,
+    /// How far these three may be off, as a share of the value; none where they are exact.
+    pub percentile_error: Option<f64>,
     /// Mean weighted by how long each value held; not known where a reading came before others that are gone.
     pub time_weighted_mean: Option<f64>,
     /// Share of the window, 0 to 1, for which a value was known.
@@ -87,63 +92,206 @@ pub fn put_in_order(samples: &mut Vec<Sample>) {
 /// Folds the readings of the window `[start, end)`, put in order by [`put_in_order`]; `carried` is the value of the last
 /// reading before the window, where one counts. None if there is no reading.
 pub fn fold(samples: &[Sample], carried: Option<f64>, start: Timestamp, end: Timestamp) -> Option<Aggregate> {
-    let (first, last) = (samples.first()?, samples.last()?);
-    let mut sorted: Vec<f64> = samples.iter().map(|s| s.value).collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let (min, max) = (*sorted.first()?, *sorted.last()?);
-    let n = samples.len() as f64;
-    let sum = Some(sum_of(samples.iter().map(|s| s.value))).filter(|s| s.is_finite());
-    let mean = match sum {
-        Some(sum) => Some(sum / n),
-        None => Some(sum_of(samples.iter().map(|s| s.value / n))).filter(|m| m.is_finite()),
-    };
-    let (time_weighted_mean, coverage) = time_weighted(samples, carried, start, end);
-    let (low, high) = carried.map_or((min, max), |c| (min.min(c), max.max(c)));
-    let increase = steps(samples, carried).next().and_then(|_| {
-        let grown = steps(samples, carried)
-            .map(|(before, value)| if value >= before { value - before } else { value.max(0.0) });
-        Some(sum_of(grown)).filter(|i| i.is_finite())
-    });
-    let known = coverage * (end.since(start).max(1) as f64 / 1e6);
-    let changed = steps(samples, carried).filter(|(before, value)| before != value).count();
-    Some(Aggregate {
-        samples: samples.len() as u64,
-        min,
-        max,
-        // Rounding may carry a mean beyond the values it is of.
-        mean: mean.map(|m| m.clamp(min, max)),
-        sum,
-        stddev: stddev(samples),
-        first: first.value,
-        last: last.value,
-        first_ts: first.ts,
-        last_ts: last.ts,
-        p50: Some(percentile(&sorted, 0.50)),
-        p95: Some(percentile(&sorted, 0.95)),
-        p99: Some(percentile(&sorted, 0.99)),
-        time_weighted_mean: Some(time_weighted_mean.clamp(low, high)),
-        coverage,
-        increase,
-        rate: increase.map(|grown| grown / known).filter(|r| r.is_finite()),
-        changes: steps(samples, carried).next().map(|_| changed as u64),
-    })
+    let mut fold = Fold::new(carried, start, end, usize::MAX);
+    samples.iter().for_each(|s| fold.push(s));
+    fold.finish()
 }
 
-/// Each value with the one before it.
-fn steps(samples: &[Sample], carried: Option<f64>) -> impl Iterator<Item = (f64, f64)> {
-    let values = || samples.iter().map(|s| s.value);
-    let before = carried.into_iter().chain(values());
-    before.zip(values().skip(usize::from(carried.is_none())))
+/// A window whose readings come in their order.
+#[derive(Debug, Clone)]
+pub struct Fold {
+    start: Timestamp,
+    end: Timestamp,
+    carried: Option<f64>,
+    samples: u64,
+    min: f64,
+    max: f64,
+    sum: Sum,
+    mean: f64,
+    squares: f64,
+    first: Option<Sample>,
+    last: Option<Sample>,
+    /// For how long a value is known, microseconds: from the first reading, or from the start, to the end.
+    known: f64,
+    area: Sum,
+    grown: Sum,
+    steps: u64,
+    changes: u64,
+    values: Values,
+}
+
+/// All values, or what is kept of them where there are more than that.
+#[derive(Debug, Clone)]
+enum Values {
+    Exact { values: Vec<f64>, most: usize },
+    Sketched(Box<Sketch>),
+}
+
+impl Fold {
+    /// No reading yet; beyond `exact` of them percentiles are estimated.
+    pub fn new(carried: Option<f64>, start: Timestamp, end: Timestamp, exact: usize) -> Self {
+        Self {
+            start,
+            end,
+            carried,
+            samples: 0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            sum: Sum::default(),
+            mean: 0.0,
+            squares: 0.0,
+            first: None,
+            last: None,
+            known: 1.0,
+            area: Sum::default(),
+            grown: Sum::default(),
+            steps: 0,
+            changes: 0,
+            values: Values::Exact { values: Vec::new(), most: exact },
+        }
+    }
+
+    /// The same with room for so many values at once.
+    #[must_use]
+    pub fn with_room_for(mut self, more: usize) -> Self {
+        if let Values::Exact { values, most } = &mut self.values {
+            values.reserve(more.min(*most));
+        }
+        self
+    }
+
+    /// How many readings there were.
+    pub const fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Takes the next reading.
+    pub fn push(&mut self, sample: &Sample) {
+        let value = sample.value;
+        self.samples += 1;
+        (self.min, self.max) = (least(self.min, value), greatest(self.max, value));
+        self.sum.add(value);
+        let off = value - self.mean;
+        self.mean += off / self.samples as f64;
+        self.squares += off * (value - self.mean);
+        let before = match (&self.last, self.carried) {
+            (Some(last), _) => Some((last.ts, last.value)),
+            (None, carried) => {
+                let from = if carried.is_some() { self.start } else { sample.ts.max(self.start) };
+                self.known = self.end.since(from).max(1) as f64;
+                self.first = Some(*sample);
+                carried.map(|value| (from, value))
+            }
+        };
+        if let Some((since, held)) = before {
+            self.area.add(held * (sample.ts.since(since) as f64 / self.known));
+            self.grown.add(if value >= held { value - held } else { greatest(value, 0.0) });
+            self.steps += 1;
+            self.changes += u64::from(value != held);
+        }
+        self.last = Some(*sample);
+        self.values.push(value);
+    }
+
+    /// What came of it; none if there was no reading.
+    pub fn finish(self) -> Option<Aggregate> {
+        let (first, last) = (self.first?, self.last?);
+        let (min, max, n) = (self.min, self.max, self.samples as f64);
+        let sum = Some(self.sum.total()).filter(|s| s.is_finite());
+        let mean = sum.map_or(self.mean, |sum| sum / n);
+        let deviation = (self.squares / (n - 1.0)).max(0.0).sqrt();
+        let mut area = self.area;
+        area.add(last.value * (self.end.since(last.ts) as f64 / self.known));
+        let coverage = self.known / self.end.since(self.start).max(1) as f64;
+        let (low, high) = self.carried.map_or((min, max), |c| (least(min, c), greatest(max, c)));
+        let increase = Some(self.grown.total()).filter(|i| self.steps > 0 && i.is_finite());
+        let seconds = coverage * (self.end.since(self.start).max(1) as f64 / 1e6);
+        let ([p50, p95, p99], percentile_error) = self.values.percentiles([0.50, 0.95, 0.99]);
+        // Neither rounding nor an estimate may carry anything beyond the values that it is of.
+        let within = |p: Option<f64>| p.map(|p| p.clamp(min, max));
+        Some(Aggregate {
+            samples: self.samples,
+            min,
+            max,
+            mean: Some(mean).filter(|m| m.is_finite()).map(|m| m.clamp(min, max)),
+            sum,
+            stddev: Some(deviation).filter(|d| self.samples > 1 && d.is_finite() && self.squares.is_finite()),
+            first: first.value,
+            last: last.value,
+            first_ts: first.ts,
+            last_ts: last.ts,
+            p50: within(p50),
+            p95: within(p95),
+            p99: within(p99),
+            percentile_error,
+            time_weighted_mean: Some(area.total().clamp(low, high)),
+            coverage,
+            increase,
+            rate: increase.map(|grown| grown / seconds).filter(|r| r.is_finite()),
+            changes: (self.steps > 0).then_some(self.changes),
+        })
+    }
+}
+
+impl Values {
+    fn push(&mut self, value: f64) {
+        match self {
+            Self::Exact { values, most } if values.len() < *most => values.push(value),
+            Self::Exact { values, .. } => {
+                let mut sketch = Box::<Sketch>::default();
+                values.iter().for_each(|v| sketch.push(*v));
+                sketch.push(value);
+                *self = Self::Sketched(sketch);
+            }
+            Self::Sketched(sketch) => sketch.push(value),
+        }
+    }
+
+    /// The values below which these shares lie, and how far they may be off.
+    fn percentiles(self, shares: [f64; 3]) -> ([Option<f64>; 3], Option<f64>) {
+        match self {
+            Self::Exact { mut values, .. } => {
+                values.sort_unstable_by(f64::total_cmp);
+                (shares.map(|share| percentile(&values, share)), None)
+            }
+            Self::Sketched(sketch) => (shares.map(|share| sketch.percentile(share)), Some(sketch.error())),
+        }
+    }
+}
+
+/// The lesser of two, by the order in which -0 comes before 0.
+fn least(a: f64, b: f64) -> f64 {
+    if b.total_cmp(&a).is_lt() { b } else { a }
+}
+
+/// The greater of two, by the same order.
+fn greatest(a: f64, b: f64) -> f64 {
+    if b.total_cmp(&a).is_gt() { b } else { a }
+}
+
+/// A compensated sum, after Neumaier.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sum {
+    sum: f64,
+    lost: f64,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, v: f64) {
+        let next = self.sum + v;
+        self.lost += if self.sum.abs() >= v.abs() { (self.sum - next) + v } else { (v - next) + self.sum };
+        self.sum = next;
+    }
+
+    pub(super) fn total(self) -> f64 {
+        self.sum + self.lost
+    }
 }
 
 pub(super) fn sum_of(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut sum, mut lost) = (0.0_f64, 0.0_f64);
-    for v in values {
-        let next = sum + v;
-        lost += if sum.abs() >= v.abs() { (sum - next) + v } else { (v - next) + sum };
-        sum = next;
-    }
-    sum + lost
+    let mut sum = Sum::default();
+    values.for_each(|v| sum.add(v));
+    sum.total()
 }
 
 /// Mean, and sum of the squared distances from it.
@@ -157,17 +305,8 @@ pub(super) fn squares(samples: &[Sample]) -> (f64, f64) {
     (mean, squares)
 }
 
-fn stddev(samples: &[Sample]) -> Option<f64> {
-    if samples.len() < 2 {
-        return None;
-    }
-    let (_, squares) = squares(samples);
-    let deviation = (squares / (samples.len() - 1) as f64).max(0.0).sqrt();
-    Some(deviation).filter(|d| d.is_finite() && squares.is_finite())
-}
-
-fn percentile(sorted: &[f64], p: f64) -> f64 {
-    let Some(top) = sorted.len().checked_sub(1) else { return 0.0 };
+fn percentile(sorted: &[f64], p: f64) -> Option<f64> {
+    let top = sorted.len().checked_sub(1)?;
     let h = top as f64 * p;
     let below = (h as usize).min(top);
     let part = h - below as f64;
@@ -175,19 +314,7 @@ fn percentile(sorted: &[f64], p: f64) -> f64 {
     let step = b - a;
     // The step between the two ends of the range of doubles overflows.
     let between = if step.is_finite() { a + step * part } else { a * (1.0 - part) + b * part };
-    between.clamp(a, b)
-}
-
-fn time_weighted(samples: &[Sample], carried: Option<f64>, start: Timestamp, end: Timestamp) -> (f64, f64) {
-    let Some(first) = samples.first() else { return (0.0, 0.0) };
-    let from = if carried.is_some() { start } else { first.ts.max(start) };
-    let known = end.since(from).max(1) as f64;
-    let before = carried.map(|value| (from, value));
-    let held = before.into_iter().chain(samples.iter().map(|s| (s.ts, s.value)));
-    let next = samples.iter().map(|s| s.ts).skip(usize::from(carried.is_none())).chain([end]);
-    let mean =
-        sum_of(held.zip(next).map(|((since, value), until)| value * (until.since(since) as f64 / known)));
-    (mean, known / end.since(start).max(1) as f64)
+    Some(between.clamp(a, b))
 }
 
 #[cfg(test)]
@@ -275,6 +402,28 @@ mod tests {
         let big: Vec<_> = (0..).zip(big).map(|(seq, value)| Sample { ts: START, seq, value }).collect();
         let a = fold(&big, None, START, END).unwrap();
         assert_eq!((a.increase, a.rate, a.changes), (None, None, Some(3)), "beyond a double");
+    }
+
+    #[test]
+    fn of_more_values_than_may_be_held_percentiles_are_estimated_and_say_how_well() {
+        let all: Vec<_> = (0..5000)
+            .map(|seq| {
+                let value = 20.0 + (seq as f64 / 100.0).sin() * 5.0;
+                Sample { ts: Timestamp(seq as i64 * 10_000), seq, value }
+            })
+            .collect();
+        let exact = fold(&all, None, START, END).unwrap();
+        let mut sketched = Fold::new(None, START, END, 100);
+        all.iter().for_each(|s| sketched.push(s));
+        let sketched = sketched.finish().unwrap();
+        let error = sketched.percentile_error.unwrap();
+        assert!(error <= 0.005 + 1e-12 && exact.percentile_error.is_none());
+        for (a, b) in [(exact.p50, sketched.p50), (exact.p95, sketched.p95), (exact.p99, sketched.p99)] {
+            let (a, b) = a.zip(b).unwrap();
+            assert!((a - b).abs() <= a * error * 1.000_001, "{a} {b}");
+        }
+        let Aggregate { p50, p95, p99, percentile_error, .. } = exact;
+        assert_eq!(Aggregate { p50, p95, p99, percentile_error, ..sketched }, exact, "all else is as ever");
     }
 
     #[test]

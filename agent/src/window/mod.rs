@@ -20,7 +20,8 @@
 //! window again, recomputed from the journal, as the next revision; afterwards it is only counted, and stays in
 //! `readings`.
 //!
-//! **Which readings enter.** Those with a numeric view whose time and value can be believed. Text has no numeric view.
+//! **Which readings enter.** Those with a numeric view whose time and value can be believed; texts where `last` or `changes`
+//! were chosen for their metric. A row is of numbers, or, where its window holds none, of texts.
 //! `future` and `clock-unsynced` have no believable time: they enter no window and move no watermark, for one wrong
 //! stamp would spoil windows that are right. `retained` and `queued` readings without a time of their own say when they
 //! were delivered, not when they were measured: no window, no watermark. `out-of-range` and `device` are believed as to
@@ -41,6 +42,7 @@
 pub mod align;
 pub mod definition;
 pub mod watermark;
+pub mod sketch;
 pub mod fold;
 pub mod merge;
 pub mod decision;
@@ -58,6 +60,7 @@ pub use plan::Plan;
 use tributary_contract::quality::{Doubt, Quality};
 
 use crate::buffer::row::Row;
+use crate::reading::Value;
 
 /// Whether the reading's event time can be believed, so that it may move a watermark.
 pub fn has_trusted_time(row: &Row) -> bool {
@@ -73,8 +76,16 @@ pub const fn has_trusted_value(quality: Quality) -> bool {
 
 /// The number with which the reading enters windows, if it does.
 pub fn windowed_value(row: &Row) -> Option<f64> {
-    let believed = has_trusted_time(row) && has_trusted_value(row.quality);
-    row.value.numeric().filter(|v| believed && v.is_finite())
+    row.value.numeric().filter(|v| is_believed(row) && v.is_finite())
+}
+
+/// Whether the reading is a text that enters windows of texts.
+pub fn is_windowed_text(row: &Row) -> bool {
+    matches!(row.value, Value::Text(_)) && is_believed(row)
+}
+
+fn is_believed(row: &Row) -> bool {
+    has_trusted_time(row) && has_trusted_value(row.quality)
 }
 
 #[cfg(test)]

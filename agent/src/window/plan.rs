@@ -27,6 +27,8 @@ pub struct Plan {
     pub definitions: Arc<[Definition]>,
     /// Sources whose readings are in none of them.
     pub without: Arc<BTreeSet<String>>,
+    /// Readings that folding may hold at once.
+    pub most_held: u64,
     /// The first and the last instant between which readings of open windows were shed.
     pub holes: Option<(Timestamp, Timestamp)>,
 }

@@ -3,6 +3,7 @@
 mod exact;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -15,10 +16,11 @@ use tributary_contract::time::Timestamp;
 use super::Decided;
 use super::align::Grid;
 use super::emit::{AggregateRow, Emission, Emitter, Folded, Priors};
+use super::fold::Aggregate;
 use super::open::{Bounds, Windows};
 use super::plan::Plan;
 use crate::buffer::row::{BatchSpan, Row, SeriesEntry};
-use crate::config::{HOUR, MINUTE, SECOND, Selection, Window};
+use crate::config::{Function, HOUR, MINUTE, SECOND, Selection, Window};
 use crate::reading::Value;
 
 fn minute_window() -> Window {
@@ -42,6 +44,7 @@ fn row(seq: u64, series: u32, seconds: i64, value: f64) -> Row {
         value: Value::Float(value),
         quality: Quality::GOOD,
         row_tags: None,
+        kept_back: false,
     }
 }
 
@@ -99,16 +102,14 @@ impl World {
         for bytes in &self.disk.decided {
             priors.take(&Decided::decode(bytes).unwrap());
         }
-        let spans = plan.spans.clone();
         let mut emitter = Emitter::new(plan);
-        for (from, to) in spans {
-            // As a scan does: all of each batch that overlaps, so that a row may well come twice.
-            for (span, rows) in &self.disk.batches {
-                if span.min_ts < to && span.max_ts >= from {
-                    rows.iter().for_each(|r| emitter.add(r, &dictionary));
-                }
-            }
-        }
+        // All of each batch that overlaps, and more than once.
+        let scan = |from, to, take: &mut dyn FnMut(&Row)| -> Result<(), Infallible> {
+            let met = self.disk.batches.iter().filter(|(span, _)| span.min_ts < to && span.max_ts >= from);
+            met.clone().chain(met.take(1)).flat_map(|(_, rows)| rows).for_each(take);
+            Ok(())
+        };
+        let Ok(()) = emitter.collect(&|key| priors.get(key), &dictionary, scan);
         emitter.finish(&|key| priors.get(key))
     }
 
@@ -203,6 +204,102 @@ fn a_value_that_is_not_believed_leaves_only_its_doubt() {
     let rows = w.close(at(70), false);
     assert_eq!((rows[0].aggregate.samples, rows[0].aggregate.max), (2, 3.0));
     assert_eq!(rows[0].quality.to_string(), "possible-duplicate,device");
+}
+
+#[test]
+fn a_window_of_more_readings_than_may_be_held_is_folded_stretch_by_stretch() {
+    let bounds = Bounds { windows: 9, readings: 60 };
+    let rows = |seq0: u64| -> Vec<Row> {
+        (0..3000u64).map(|n| row(seq0 + n, (n % 2) as u32, (n / 60) as i64, (n * 7 % 1000) as f64)).collect()
+    };
+    // All at one instant, too.
+    let instant: Vec<Row> = (0..300u64).map(|n| row(4000 + n, 0, 55, n as f64)).collect();
+    let close = |bounds| {
+        let mut w = World::new(vec![minute_window()]);
+        w.windows = Windows::new(&w.definitions, 0).with_bounds(bounds);
+        for some in rows(1).chunks(100).chain(instant.chunks(100)) {
+            w.append(some.to_vec(), at(60));
+        }
+        w.append(vec![row(5000, 0, 130, 0.0)], at(131));
+        let first = w.close(at(131), false);
+        // A late one: corrected over a restart, however much there is.
+        w.restart(at(132));
+        w.append(vec![row(5001, 0, 30, -5.0), row(5002, 0, 131, 0.0)], at(132));
+        (first, w.close(at(133), false))
+    };
+    let (swept, whole) = (close(bounds), close(Bounds::default()));
+    assert_eq!(whole.0.iter().map(|r| r.aggregate.samples).collect::<Vec<_>>(), [1800, 1500]);
+    assert_eq!(
+        (whole.1[0].revision, whole.1[0].aggregate.samples, whole.1[0].aggregate.min),
+        (2, 1801, -5.0)
+    );
+    for (swept, whole) in swept.0.iter().zip(&whole.0).chain(swept.1.iter().zip(&whole.1)) {
+        let (a, b) = (swept.aggregate, whole.aggregate);
+        let error = a.percentile_error.unwrap();
+        assert!(b.percentile_error.is_none() && swept.percentile_error().is_some());
+        assert!((a.p95.unwrap() - b.p95.unwrap()).abs() <= b.p95.unwrap() * error * 1.01);
+        let Aggregate { p50, p95, p99, percentile_error, .. } = b;
+        let same =
+            AggregateRow { aggregate: Aggregate { p50, p95, p99, percentile_error, ..a }, ..swept.clone() };
+        assert_eq!(same, *whole);
+    }
+    assert_eq!((swept.0.len(), swept.1.len()), (2, 1));
+}
+
+#[test]
+fn texts_enter_where_last_or_changes_is_chosen_and_only_where_there_are_no_numbers() {
+    let chosen = |list: &[Function]| vec![("m0".to_owned(), list.iter().copied().collect())];
+    let (last, min) = (Function::Last, Function::Min);
+    let window = |functions| Window { functions, ..minute_window() };
+    let text =
+        |seq, seconds, text: &str| Row { value: Value::Text(text.into()), ..row(seq, 0, seconds, 0.0) };
+    for functions in [Vec::new(), chosen(&[min])] {
+        let mut w = World::new(vec![window(functions)]);
+        w.append(vec![text(1, 10, "on"), text(2, 130, "off")], at(131));
+        assert!(w.close(at(131), false).is_empty());
+    }
+    let mut w = World::new(vec![window(chosen(&[min, last, Function::Changes]))]);
+    w.append(vec![text(1, 10, "on"), text(2, 50, "off"), text(3, 20, "on"), text(4, 130, "on")], at(131));
+    let rows = w.close(at(131), false);
+    let a = &rows[0].aggregate;
+    assert_eq!(
+        (rows.len(), rows[0].text.as_deref(), a.samples, rows[0].changes()),
+        (1, Some("off"), 3, Some(1))
+    );
+    assert_eq!((a.last_ts, rows[0].statistic(last), rows[0].statistic(min)), (at(50), None, None));
+    // A late text corrects it, over a restart; a late number says more.
+    w.restart(at(132));
+    w.append(vec![text(5, 55, "stuck")], at(133));
+    let again = w.close(at(133), false);
+    assert_eq!(
+        (again[0].revision, again[0].text.as_deref(), again[0].aggregate.samples),
+        (2, Some("stuck"), 4)
+    );
+    w.append(vec![row(6, 0, 56, 7.0)], at(134));
+    let again = w.close(at(134), false);
+    let said = (again[0].revision, again[0].text.as_deref(), again[0].statistic(last), again[0].late);
+    assert_eq!(said, (3, None, Some(7.0), 2));
+    w.append(vec![text(7, 57, "stuck")], at(135));
+    assert!(w.close(at(135), false).is_empty(), "nor does a text take that back");
+}
+
+#[test]
+fn a_window_of_texts_that_was_frozen_is_whole_again_where_all_of_them_are_there_when_it_closes() {
+    let functions = vec![("*".to_owned(), [Function::Last].into_iter().collect())];
+    let mut w = World::new(vec![Window { functions, ..minute_window() }]);
+    let text =
+        |seq, seconds, text: &str| Row { value: Value::Text(text.into()), ..row(seq, 0, seconds, 0.0) };
+    w.append(vec![text(1, 10, "on"), row(2, 1, 10, 1.0)], at(11));
+    let through = w.windows.through();
+    let plan = w.windows.freeze(at(0), at(60), through, at(12)).unwrap();
+    w.decide(plan);
+    let before = w.emitted.clone();
+    assert!(before.len() == 2 && before.iter().all(|r| r.partial));
+    w.restart(at(13));
+    w.append(vec![text(3, 130, "off")], at(131));
+    let rows = w.close(at(131), false);
+    let told: Vec<_> = rows.iter().map(|r| (r.text.as_deref(), r.revision, r.partial)).collect();
+    assert_eq!(told, [(Some("on"), 2, false), (None, 2, false)]);
 }
 
 #[test]

@@ -12,15 +12,22 @@ use tributary_contract::time::{DAY_MICROS, Timestamp};
 
 use super::{World, at, dictionary, row};
 use crate::buffer::row::Row;
-use crate::config::{HOUR, MINUTE, SECOND, Window, Zone};
+use crate::config::{Function, Functions, HOUR, MINUTE, SECOND, Window, Zone};
+use crate::reading::Value;
 use crate::window::emit::AggregateRow;
 use crate::window::open::{Bounds, Windows};
 
 const BERLIN: &str = "Europe/Berlin";
 
+/// The one into whose windows no texts enter.
+const OF_NUMBERS: &str = "5m every 1m";
+
 /// Tumbling, hopping, of local days, and of local quarters of a day that begin every three hours.
 fn definitions() -> Vec<Window> {
+    let chosen =
+        |name: &str| if name == OF_NUMBERS { None } else { Some(("*".to_owned(), Functions::OF_TEXTS)) };
     let of = |name: &str, size: i64, every: i64, zone: Option<&str>| Window {
+        functions: chosen(name).into_iter().collect(),
         every,
         zone: zone.map(|name| Zone::read(name).unwrap()),
         lateness: 5 * SECOND,
@@ -29,7 +36,7 @@ fn definitions() -> Vec<Window> {
     };
     vec![
         of("1m", MINUTE, MINUTE, None),
-        of("5m every 1m", 5 * MINUTE, MINUTE, None),
+        of(OF_NUMBERS, 5 * MINUTE, MINUTE, None),
         of("day", DAY_MICROS, DAY_MICROS, Some(BERLIN)),
         of("6h every 3h", 6 * HOUR, 3 * HOUR, Some(BERLIN)),
     ]
@@ -147,6 +154,24 @@ fn judge(row: &AggregateRow, readings: &[&Row], before: &[&Row]) -> Result<(), S
     if carried.clone().any(fits) { Ok(()) } else { wrong("time-weighted mean, increase or changes") }
 }
 
+/// The same of a row of texts.
+fn judge_texts(row: &AggregateRow, readings: &[&Row], before: &[&Row]) -> Result<(), String> {
+    let texts: Vec<String> = readings.iter().map(|r| r.value.to_string()).collect();
+    let (first, last) = (readings[0], readings[readings.len() - 1]);
+    let changes = |foot: Option<String>| {
+        let with_foot: Vec<String> = foot.into_iter().chain(texts.iter().cloned()).collect();
+        let changed = with_foot.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
+        (with_foot.len() > 1).then_some(changed)
+    };
+    let mut feet = before.iter().map(|r| Some(r.value.to_string())).chain([None]);
+    let a = &row.aggregate;
+    let right = row.text.as_deref() == texts.last().map(String::as_str)
+        && (a.samples, a.first_ts, a.last_ts) == (texts.len() as u64, first.ts, last.ts)
+        && Function::ALL.into_iter().all(|f| row.statistic(f).is_none())
+        && feet.any(|foot| changes(foot) == row.changes());
+    if right { Ok(()) } else { Err(format!("{row:?} isn't of {readings:?}")) }
+}
+
 /// Which window: its definition, its series, its start.
 type Name = (Arc<str>, SeriesId, Timestamp);
 
@@ -165,7 +190,8 @@ fn compare(emitted: &[AggregateRow], all: &[Row]) -> Result<(), String> {
     for row in all.iter().filter(|r| !r.quality.has(Doubt::Future) && !r.quality.has(Doubt::ClockUnsynced)) {
         let id = dictionary(row.series).unwrap().id;
         of_series.entry(id).or_default().push(row);
-        for d in definitions() {
+        let is_text = |row: &Row| matches!(row.value, Value::Text(_));
+        for d in definitions().iter().filter(|d| d.name != OF_NUMBERS || !is_text(row)) {
             for (start, end) in windows_of(&d.name, row.ts) {
                 let window = expected.entry((d.name.as_str().into(), id, start)).or_insert((end, Vec::new()));
                 window.1.push(row);
@@ -181,8 +207,17 @@ fn compare(emitted: &[AggregateRow], all: &[Row]) -> Result<(), String> {
         if row.end != end {
             return Err(format!("{key:?} ends at {:?}, not at {end:?}", row.end));
         }
-        let before: Vec<&Row> = of_series[&key.1].iter().filter(|r| r.ts < key.2).copied().collect();
-        judge(row, &readings, &before).map_err(|e| format!("{key:?}: {e}"))?;
+        // Where there are numbers, the row is of them.
+        let is_number = |r: &&Row| r.value.numeric().is_some();
+        let of_numbers = readings.iter().any(is_number);
+        readings.retain(|r| is_number(r) == of_numbers);
+        let before: Vec<&Row> = of_series[&key.1]
+            .iter()
+            .filter(|r| r.ts < key.2 && is_number(r) == of_numbers)
+            .copied()
+            .collect();
+        let judged = if of_numbers { judge } else { judge_texts };
+        judged(row, &readings, &before).map_err(|e| format!("{key:?}: {e}"))?;
     }
     Ok(())
 }
@@ -190,7 +225,7 @@ fn compare(emitted: &[AggregateRow], all: &[Row]) -> Result<(), String> {
 #[derive(Debug, Clone)]
 enum Step {
     /// Series, seconds before or after now, value, and what is doubtful about it.
-    Append(Vec<(u32, i64, f64, Option<Doubt>)>),
+    Append(Vec<(u32, i64, Value, Option<Doubt>)>),
     /// A message comes again, and nothing can tell that it is a copy.
     Again,
     Close {
@@ -207,6 +242,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (-1_000_000i64..1_000_000).prop_map(|v| v as f64 / 1024.0),
         (0i64..50).prop_map(|v| v as f64),
         (-(1i64 << 40)..1 << 40).prop_map(|v| v as f64),
+    ];
+    let text = prop::sample::select(vec!["on", "off", "unavailable"]);
+    let value = prop_oneof![
+        5 => value.prop_map(Value::Float),
+        1 => text.prop_map(|text| Value::Text(text.to_owned())),
     ];
     let doubt = prop::option::weighted(
         0.15,
@@ -237,7 +277,7 @@ fn run(steps: Vec<Step>, begin: i64) -> (World, Vec<Row>) {
                 for (series, ago, value, doubt) in readings {
                     seq += 1;
                     let quality = doubt.map_or(Quality::GOOD, |d| Quality::GOOD.with(d));
-                    rows.push(Row { quality, ..row(seq, series, now + ago, value) });
+                    rows.push(Row { quality, value, ..row(seq, series, now + ago, 0.0) });
                 }
                 all.extend(rows.clone());
                 w.append(rows, at(now));
