@@ -45,6 +45,8 @@ async fn what_lies_in_a_deadband_comes_once_when_it_is_asked_for_though_the_agen
     world.vary("agent.toml", "agent.toml", &[("name = \"plant\"\n", band)])?;
     let _receiver = world.receiver()?;
     let agent = world.agent()?;
+    // What it was never given would come again with the times of other tests.
+    world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
     let begin = jiff::Timestamp::now() - std::time::Duration::from_millis(MESSAGES * 250);
     let messages = (1..=MESSAGES).map(|n| recent(n, begin)).collect::<anyhow::Result<Vec<_>>>()?;
     publish(world.broker.for_publishers(), messages.into_iter()).await?;

@@ -222,8 +222,7 @@ fn a_window_of_more_readings_than_may_be_held_is_folded_stretch_by_stretch() {
         }
         w.append(vec![row(5000, 0, 130, 0.0)], at(131));
         let first = w.close(at(131), false);
-        // A late one: corrected over a restart, however much there is.
-        w.restart(at(132));
+        // A late one: the window is computed anew, however much there is.
         w.append(vec![row(5001, 0, 30, -5.0), row(5002, 0, 131, 0.0)], at(132));
         (first, w.close(at(133), false))
     };

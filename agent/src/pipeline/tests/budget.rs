@@ -280,7 +280,7 @@ async fn within(shared: &Shared, max_bytes: u64) {
 #[tokio::test]
 async fn after_days_without_the_bucket_on_a_small_buffer_rows_and_gaps_are_what_was_acknowledged() {
     // Aggregates have room, whose segments are small here; the readings of a day have none.
-    let budget = (4 + days() as u64) << 20;
+    let budget = ((14 + 8 * days() as u64) << 20) / 5;
     let world = world(WINDOWS, budget);
     let mut taken = Taken::default();
     let mut shared = world.live().await;
