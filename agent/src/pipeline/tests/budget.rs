@@ -279,7 +279,7 @@ async fn within(shared: &Shared, max_bytes: u64) {
 
 #[tokio::test]
 async fn after_days_without_the_bucket_on_a_small_buffer_rows_and_gaps_are_what_was_acknowledged() {
-    // Aggregates have room, whose segments are small here; the readings of a day have none.
+    // Aggregates have room, whose segments are small here.
     let budget = ((14 + 8 * days() as u64) << 20) / 5;
     let world = world(WINDOWS, budget);
     let mut taken = Taken::default();
@@ -310,10 +310,11 @@ async fn after_days_without_the_bucket_on_a_small_buffer_rows_and_gaps_are_what_
     assert_eq!(lake.samples("10m"), total, "each reading is in its window of ten minutes");
     assert_eq!(lake.samples("1d"), total, "and in that of the day, though its readings are gone");
     assert!(lake.windows.iter().all(|((name, ..), (.., partial))| name == "1d" || !partial));
-    assert!(lake.windows.iter().any(|((name, ..), (.., partial))| name == "1d" && *partial));
+    // A week's budget, which holds all aggregates, holds a day of readings as well.
+    assert!(long() || lake.windows.iter().any(|((name, ..), (.., partial))| name == "1d" && *partial));
     // The lesser went first: of the other more is left.
     assert!(lake.readings["high"] > lake.readings.get("low").copied().unwrap_or(0), "{:?}", lake.readings);
-    assert!(lake.gap_rows < 1500, "gaps don't flood in their turn: {}", lake.gap_rows);
+    assert!(lake.gap_rows < 750 * days() as u64, "gaps don't flood in their turn: {}", lake.gap_rows);
 }
 
 /// Whether there is time.
