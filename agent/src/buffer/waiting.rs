@@ -48,6 +48,46 @@ struct Part {
     wished: (u64, u64),
 }
 
+impl Part {
+    /// Without any row, where `first` is the first to come.
+    const fn of(batch: &BatchSpan, first: &Row) -> Self {
+        Self {
+            rows: 0,
+            bytes: 0,
+            min_ts: first.ts,
+            max_ts: first.ts,
+            received: first.received_at,
+            committed: batch.committed_at,
+            sources: Vec::new(),
+            wished: (0, 0),
+        }
+    }
+
+    fn take(&mut self, row: &Row, source: u16, wished: bool) {
+        let bytes = block::estimate(row);
+        if !row.kept_back && !self.sources.contains(&source) {
+            self.sources.push(source);
+        }
+        if wished {
+            self.wished = (self.wished.0 + 1, self.wished.1 + bytes);
+        }
+        self.rows += 1;
+        self.bytes += bytes;
+        self.min_ts = self.min_ts.min(row.ts);
+        self.max_ts = self.max_ts.max(row.ts);
+        self.received = self.received.min(row.received_at);
+    }
+}
+
+/// What is known of a series while rows are added.
+struct Known {
+    entry: Option<Arc<SeriesEntry>>,
+    /// Place of its source in the index's list.
+    source: u16,
+    /// Place of its namespace among those of the rows.
+    namespace: usize,
+}
+
 /// The index.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -61,45 +101,46 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Adds rows of one batch that wait.
+    /// Adds the rows of one batch that wait, of which none is here.
     pub(super) fn add<'a>(
         &mut self,
         batch: &BatchSpan,
         rows: impl Iterator<Item = &'a Row>,
         dictionary: &Dictionary,
     ) {
-        let mut known: BTreeMap<u32, (Option<Arc<SeriesEntry>>, u16)> = BTreeMap::new();
+        let mut known: HashMap<u32, Known> = HashMap::new();
+        let mut namespaces: Vec<Namespace> = Vec::new();
+        // Few, and rows of one of them mostly follow one another.
+        let mut parts: Vec<((usize, Day), Part)> = Vec::new();
+        let mut at = 0;
         for row in rows {
-            let (entry, source) = known.entry(row.series).or_insert_with(|| {
+            let Known { entry, source, namespace } = known.entry(row.series).or_insert_with(|| {
                 let entry = dictionary.get(row.series);
                 let source = self.place_of(entry.as_ref().map_or("", |e| &e.source));
-                (entry, source)
+                let name = entry.as_ref().map(|e| e.namespace.clone()).unwrap_or_default();
+                let namespace = namespaces.iter().position(|n| *n == name).unwrap_or_else(|| {
+                    namespaces.push(name);
+                    namespaces.len() - 1
+                });
+                Known { entry, source, namespace }
             });
-            let namespace = entry.as_ref().map(|e| e.namespace.clone()).unwrap_or_default();
-            let wished = entry.as_ref().is_some_and(|e| self.wishes.iter().any(|w| w.means(row, e)));
-            let (source, bytes) = (*source, block::estimate(row));
-            let group = self.groups.entry((namespace, row.ts.day())).or_default();
-            let part = group.entry(batch.id).or_insert(Part {
-                rows: 0,
-                bytes: 0,
-                min_ts: row.ts,
-                max_ts: row.ts,
-                received: row.received_at,
-                committed: batch.committed_at,
-                sources: Vec::new(),
-                wished: (0, 0),
-            });
-            if !row.kept_back && !part.sources.contains(&source) {
-                part.sources.push(source);
+            let name = (*namespace, row.ts.day());
+            if parts.get(at).is_none_or(|(of, _)| *of != name) {
+                at = parts.iter().position(|(of, _)| *of == name).unwrap_or_else(|| {
+                    parts.push((name, Part::of(batch, row)));
+                    parts.len() - 1
+                });
             }
-            if wished {
-                part.wished = (part.wished.0 + 1, part.wished.1 + bytes);
+            let Some((_, part)) = parts.get_mut(at) else { continue };
+            let wishes = &self.wishes;
+            let wished =
+                !wishes.is_empty() && entry.as_ref().is_some_and(|e| wishes.iter().any(|w| w.means(row, e)));
+            part.take(row, *source, wished);
+        }
+        for ((namespace, day), part) in parts {
+            if let Some(namespace) = namespaces.get(namespace) {
+                self.groups.entry((namespace.clone(), day)).or_default().insert(batch.id, part);
             }
-            part.rows += 1;
-            part.bytes += bytes;
-            part.min_ts = part.min_ts.min(row.ts);
-            part.max_ts = part.max_ts.max(row.ts);
-            part.received = part.received.min(row.received_at);
         }
     }
 

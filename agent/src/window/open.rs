@@ -39,7 +39,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { windows: 20_000, readings: 300_000 }
+        Self { windows: 8_000, readings: 300_000 }
     }
 }
 
