@@ -23,6 +23,7 @@ use crate::data::Reading;
 const IN_FLIGHT: u16 = 1_000;
 /// After so long without any acknowledgement, what the broker has lost is published again.
 const LOST_AFTER: Duration = Duration::from_secs(30);
+/// A back-off: nothing tells when a broker stops refusing, so it is asked again after so long.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where a publisher publishes.

@@ -1,4 +1,4 @@
-"""The one place where the strangers wait."""
+"""The one place where the strangers wait for what a program does: asked again and again, because nobody tells."""
 
 import time
 

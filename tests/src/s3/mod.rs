@@ -46,6 +46,10 @@ pub use access::Access;
 /// How long a stop waits for requests under way.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
+/// A back-off: after so long the next connection is tried where one couldn't be taken. Nothing tells when somebody else
+/// gives a file descriptor back.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
 /// What a server is started with.
 #[derive(Debug, Clone)]
 pub struct S3Options {
@@ -157,7 +161,12 @@ async fn accept(
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the S3 server couldn't take a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    // The end of one of our own gives a descriptor back, and says so.
+                    tokio::select! {
+                        _ = stopped.changed() => break,
+                        Some(_) = connections.join_next() => {}
+                        () = tokio::time::sleep(TRY_AGAIN) => {}
+                    }
                 }
             },
         }
