@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, MapBuilder, MapFieldNames,
-    RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+    StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, FieldRef};
 use arrow::error::ArrowError;
@@ -69,6 +69,14 @@ pub enum EncodeError {
     /// The columns aren't the schema's: a fault of this program.
     #[error("columns don't fit the table's schema: {0}")]
     Arrow(#[from] ArrowError),
+    /// The schema has a column that nothing fills: a fault of this program.
+    #[error("nothing fills column {column} of {table}")]
+    NoColumn {
+        /// Of which table.
+        table: Table,
+        /// Which column.
+        column: String,
+    },
     /// The writer refused: a fault of this program.
     #[error("segment can't be written: {0}")]
     Parquet(#[from] ::parquet::errors::ParquetError),
@@ -89,10 +97,6 @@ impl Entries {
 
     fn get(&self, key: u32) -> Result<&SeriesEntry, EncodeError> {
         self.0.get(&key).map(Arc::as_ref).ok_or(EncodeError::UnknownSeries(key))
-    }
-
-    fn all(&self, keys: impl Iterator<Item = u32>) -> Result<Vec<&SeriesEntry>, EncodeError> {
-        keys.map(|key| self.get(key)).collect()
     }
 
     /// Place of each key in the order of (device, metric); equal ones share a place.
@@ -128,33 +132,51 @@ pub trait TableRow: Sized {
     }
     /// Puts rows in the table's sort order; rows that are equal in it always in the same one.
     fn put_in_order(rows: &mut [Self], entries: &Entries);
-    /// The columns of version 1 but its last three, in the order of the schema.
-    fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError>;
-    /// The columns that came later, in the order of the schema.
-    fn later_columns(_rows: &[Self]) -> Vec<ArrayRef> {
-        Vec::new()
-    }
-    /// Whether any row has something to say in that one of them.
-    fn says(rows: &[Self], later: usize) -> bool {
-        Self::later_columns(rows).get(later).is_some_and(|column| column.null_count() < column.len())
-    }
+    /// One column, as the schema has it; none of that name for those that every table has, which say what brought the rows.
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError>;
 }
 
-/// Rows as a record batch with exactly the schema of their table; not sorted here.
-pub fn batch<R: TableRow>(
-    rows: &[R],
-    entries: &Entries,
-    provenance: &Provenance,
-) -> Result<RecordBatch, EncodeError> {
-    let mut columns = R::columns(rows, entries)?;
-    let same = |text: &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows.len())))
-    };
-    columns.push(same(provenance.gateway.as_str()));
-    columns.push(same(&provenance.epoch.to_string()));
-    columns.push(Arc::new(Int64Array::from_value(long(provenance.number.get()), rows.len())));
-    columns.extend(R::later_columns(rows));
-    Ok(RecordBatch::try_new(R::TABLE.arrow_schema(), columns)?)
+/// Rows that follow one another in a segment. Columns are made of them one at a time, so that no more than one needs
+/// memory.
+#[derive(Debug)]
+pub struct Rows<'a, R> {
+    rows: &'a [R],
+    /// Of each row, where the table's rows are of series.
+    series: Vec<&'a SeriesEntry>,
+}
+
+impl<'a, R: TableRow> Rows<'a, R> {
+    /// Rows whose series are all in `entries`; not sorted here.
+    pub fn of(rows: &'a [R], entries: &'a Entries) -> Result<Self, EncodeError> {
+        let series = rows.iter().filter_map(TableRow::series_key).map(|key| entries.get(key));
+        Ok(Self { rows, series: series.collect::<Result<_, _>>()? })
+    }
+
+    /// One column.
+    pub fn column(&self, name: &str, provenance: &Provenance) -> Result<ArrayRef, EncodeError> {
+        let rows = self.rows.len();
+        let same = |text: &str| texts(std::iter::repeat_n(text, rows));
+        Ok(match name {
+            "gateway" => same(provenance.gateway.as_str()),
+            "buffer_epoch" => same(&provenance.epoch.to_string()),
+            "segment_number" => Arc::new(Int64Array::from_value(long(provenance.number.get()), rows)),
+            name => self.own_column(name)?,
+        })
+    }
+
+    /// One of the columns that aren't about the segment.
+    pub fn own_column(&self, name: &str) -> Result<ArrayRef, EncodeError> {
+        let column = R::column(self, name)?;
+        column.ok_or_else(|| EncodeError::NoColumn { table: R::TABLE, column: name.to_owned() })
+    }
+
+    fn each<'b, T>(&'b self, of: impl Fn(&'a R) -> T + 'b) -> impl Iterator<Item = T> + 'b {
+        self.rows.iter().map(of)
+    }
+
+    fn each_series<'b, T>(&'b self, of: impl Fn(&'a SeriesEntry) -> T + 'b) -> impl Iterator<Item = T> + 'b {
+        self.series.iter().map(move |series| of(series))
+    }
 }
 
 impl TableRow for Row {
@@ -177,26 +199,26 @@ impl TableRow for Row {
         rows.sort_by_cached_key(|r| (ranks.get(&r.series).copied(), r.ts, r.seq));
     }
 
-    fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
-        let series = entries.all(rows.iter().map(|r| r.series))?;
-        let tags = rows.iter().zip(&series).map(|(row, entry)| (&entry.tags, row.row_tags.as_deref()));
-        let only_bool = |r: &Row| if let Value::Bool(b) = r.value { Some(b) } else { None };
-        Ok(vec![
-            times(rows.iter().map(|r| r.ts)),
-            texts(series.iter().map(|s| &s.device)),
-            texts(series.iter().map(|s| &s.metric)),
-            doubles(rows.iter().map(|r| r.value.numeric())),
-            Arc::new(rows.iter().map(|r| r.value.inexact_int()).collect::<Int64Array>()),
-            Arc::new(rows.iter().map(only_bool).collect::<BooleanArray>()),
-            maybe_texts(rows.iter().map(|r| r.value.exact_text())),
-            maybe_texts(series.iter().map(|s| s.unit.as_deref())),
-            tag_maps(Self::TABLE, tags)?,
-            ids(series.iter().map(|s| s.id)),
-            qualities(rows.iter().map(|r| r.quality)),
-            times(rows.iter().map(|r| r.received_at)),
-            texts(series.iter().map(|s| &s.source)),
-            longs(rows.iter().map(|r| r.seq)),
-        ])
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError> {
+        let only_bool = |r: &Self| if let Value::Bool(b) = r.value { Some(b) } else { None };
+        let tags = || of.rows.iter().zip(&of.series).map(|(row, s)| (&s.tags, row.row_tags.as_deref()));
+        Ok(Some(match name {
+            "ts" => times(of.each(|r| r.ts)),
+            "device" => texts(of.each_series(|s| &s.device)),
+            "metric" => texts(of.each_series(|s| &s.metric)),
+            "value" => doubles(of.each(|r| r.value.numeric())),
+            "value_int" => Arc::new(of.each(|r| r.value.inexact_int()).collect::<Int64Array>()),
+            "value_bool" => Arc::new(of.each(only_bool).collect::<BooleanArray>()),
+            "value_text" => maybe_texts(of.each(|r| r.value.exact_text())),
+            "unit" => maybe_texts(of.each_series(|s| s.unit.as_deref())),
+            "tags" => tag_maps(Self::TABLE, tags())?,
+            "series" => ids(of.each_series(|s| s.id)),
+            "quality" => qualities(of.each(|r| r.quality)),
+            "received_at" => times(of.each(|r| r.received_at)),
+            "source" => texts(of.each_series(|s| &s.source)),
+            "seq" => longs(of.each(|r| r.seq)),
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -213,64 +235,54 @@ impl TableRow for AggregateRow {
 
     fn put_in_order(rows: &mut [Self], entries: &Entries) {
         let ranks = entries.ranks();
-        rows.sort_by(|a, b| {
-            let key = |r: &Self| (ranks.get(&r.series).copied(), r.start, r.end, r.series, r.revision);
-            key(a).cmp(&key(b)).then_with(|| a.window.cmp(&b.window))
+        rows.sort_by_cached_key(|r| {
+            let rank = ranks.get(&r.series).copied();
+            (rank, r.start, r.end, r.series, r.revision, Arc::clone(&r.window))
         });
     }
 
-    fn columns(rows: &[Self], entries: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
-        let series = entries.all(rows.iter().map(|r| r.series))?;
-        let of = |function| statistics(rows, function);
-        let when = |function: Function, value: fn(&AggregateRow) -> Timestamp| -> ArrayRef {
-            let chosen = |r: &AggregateRow| r.functions.has(function).then(|| value(r).0);
-            Arc::new(rows.iter().map(chosen).collect::<TimestampMicrosecondArray>())
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError> {
+        let number = |function| doubles(of.each(|r| r.statistic(function)));
+        let when = |function: Function, value: fn(&Self) -> Timestamp| -> ArrayRef {
+            let chosen = |r: &Self| r.functions.has(function).then(|| value(r).0);
+            Arc::new(of.each(chosen).collect::<TimestampMicrosecondArray>())
         };
-        Ok(vec![
-            times(rows.iter().map(|r| r.start)),
-            times(rows.iter().map(|r| r.end)),
-            texts(rows.iter().map(|r| &r.window)),
-            texts(series.iter().map(|s| &s.device)),
-            texts(series.iter().map(|s| &s.metric)),
-            tag_maps(Self::TABLE, series.iter().map(|s| (&s.tags, None)))?,
-            ids(series.iter().map(|s| s.id)),
-            longs(rows.iter().map(|r| r.aggregate.samples)),
-            of(Function::Min),
-            of(Function::Max),
-            of(Function::Mean),
-            of(Function::Sum),
-            of(Function::Stddev),
-            of(Function::First),
-            of(Function::Last),
-            when(Function::First, |r| r.aggregate.first_ts),
-            when(Function::Last, |r| r.aggregate.last_ts),
-            of(Function::P50),
-            of(Function::P95),
-            of(Function::P99),
-            of(Function::TimeWeightedMean),
-            doubles(rows.iter().map(|r| Some(r.aggregate.coverage))),
-            Arc::new(rows.iter().map(|r| Some(r.revision)).collect::<Int32Array>()),
-            longs(rows.iter().map(|r| r.late)),
-            Arc::new(rows.iter().map(|r| Some(r.partial)).collect::<BooleanArray>()),
-            qualities(rows.iter().map(|r| r.quality)),
-            texts(series.iter().map(|s| &s.source)),
-        ])
+        Ok(Some(match name {
+            "window_start" => times(of.each(|r| r.start)),
+            "window_end" => times(of.each(|r| r.end)),
+            "window_name" => texts(of.each(|r| &r.window)),
+            "device" => texts(of.each_series(|s| &s.device)),
+            "metric" => texts(of.each_series(|s| &s.metric)),
+            "tags" => tag_maps(Self::TABLE, of.each_series(|s| (&s.tags, None)))?,
+            "series" => ids(of.each_series(|s| s.id)),
+            "samples" => longs(of.each(|r| r.aggregate.samples)),
+            "value_min" => number(Function::Min),
+            "value_max" => number(Function::Max),
+            "value_mean" => number(Function::Mean),
+            "value_sum" => number(Function::Sum),
+            "value_stddev" => number(Function::Stddev),
+            "value_first" => number(Function::First),
+            "value_last" => number(Function::Last),
+            "first_ts" => when(Function::First, |r| r.aggregate.first_ts),
+            "last_ts" => when(Function::Last, |r| r.aggregate.last_ts),
+            "value_p50" => number(Function::P50),
+            "value_p95" => number(Function::P95),
+            "value_p99" => number(Function::P99),
+            "time_weighted_mean" => number(Function::TimeWeightedMean),
+            "coverage" => doubles(of.each(|r| Some(r.aggregate.coverage))),
+            "revision" => Arc::new(of.each(|r| Some(r.revision)).collect::<Int32Array>()),
+            "late" => longs(of.each(|r| r.late)),
+            "partial" => Arc::new(of.each(|r| Some(r.partial)).collect::<BooleanArray>()),
+            "quality" => qualities(of.each(|r| r.quality)),
+            "source" => texts(of.each_series(|s| &s.source)),
+            "value_increase" => number(Function::Increase),
+            "value_rate" => number(Function::Rate),
+            "value_changes" => maybe_longs(of.each(AggregateRow::changes)),
+            "value_last_text" => maybe_texts(of.each(|r| r.text.as_deref())),
+            "percentile_error" => doubles(of.each(AggregateRow::percentile_error)),
+            _ => return Ok(None),
+        }))
     }
-
-    fn later_columns(rows: &[Self]) -> Vec<ArrayRef> {
-        vec![
-            statistics(rows, Function::Increase),
-            statistics(rows, Function::Rate),
-            maybe_longs(rows.iter().map(AggregateRow::changes)),
-            maybe_texts(rows.iter().map(|r| r.text.as_deref())),
-            doubles(rows.iter().map(AggregateRow::percentile_error)),
-        ]
-    }
-}
-
-/// A statistic where it is filled in.
-fn statistics(rows: &[AggregateRow], function: Function) -> ArrayRef {
-    doubles(rows.iter().map(|r| r.statistic(function)))
 }
 
 impl TableRow for SeriesEntry {
@@ -287,18 +299,19 @@ impl TableRow for SeriesEntry {
         });
     }
 
-    fn columns(rows: &[Self], _: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
-        Ok(vec![
-            times(rows.iter().map(|r| r.first_ts)),
-            times(rows.iter().map(|r| r.last_ts)),
-            ids(rows.iter().map(|r| r.id)),
-            texts(rows.iter().map(|r| &r.device)),
-            texts(rows.iter().map(|r| &r.metric)),
-            tag_maps(Self::TABLE, rows.iter().map(|r| (&r.tags, None)))?,
-            maybe_texts(rows.iter().map(|r| r.unit.as_deref())),
-            texts(rows.iter().map(|r| r.value_type)),
-            texts(rows.iter().map(|r| &r.source)),
-        ])
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError> {
+        Ok(Some(match name {
+            "first_ts" => times(of.each(|r| r.first_ts)),
+            "last_ts" => times(of.each(|r| r.last_ts)),
+            "series" => ids(of.each(|r| r.id)),
+            "device" => texts(of.each(|r| &r.device)),
+            "metric" => texts(of.each(|r| &r.metric)),
+            "tags" => tag_maps(Self::TABLE, of.each(|r| (&r.tags, None)))?,
+            "unit" => maybe_texts(of.each(|r| r.unit.as_deref())),
+            "value_type" => texts(of.each(|r| r.value_type)),
+            "source" => texts(of.each(|r| &r.source)),
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -313,24 +326,25 @@ impl TableRow for GapRow {
         rows.sort_by(|a, b| (a.from_ts, &a.id).cmp(&(b.from_ts, &b.id)));
     }
 
-    fn columns(rows: &[Self], _: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
-        Ok(vec![
-            times(rows.iter().map(|r| r.from_ts)),
-            times(rows.iter().map(|r| r.to_ts)),
-            texts(rows.iter().map(|r| &r.id)),
-            maybe_texts(rows.iter().map(|r| r.cancels.as_deref())),
-            maybe_texts(rows.iter().map(|r| r.source.as_deref())),
-            maybe_texts(rows.iter().map(|r| r.device.as_deref())),
-            maybe_texts(rows.iter().map(|r| r.metric.as_deref())),
-            texts(rows.iter().map(|r| r.reason.code())),
-            maybe_longs(rows.iter().map(|r| r.readings)),
-            maybe_longs(rows.iter().map(|r| r.bytes)),
-            maybe_longs(rows.iter().map(|r| r.first_seq)),
-            maybe_longs(rows.iter().map(|r| r.last_seq)),
-            maybe_texts(rows.iter().map(|r| r.detail.as_deref())),
-            times(rows.iter().map(|r| r.recorded_at)),
-            texts(rows.iter().map(|_| "agent")),
-        ])
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError> {
+        Ok(Some(match name {
+            "from_ts" => times(of.each(|r| r.from_ts)),
+            "to_ts" => times(of.each(|r| r.to_ts)),
+            "id" => texts(of.each(|r| &r.id)),
+            "cancels" => maybe_texts(of.each(|r| r.cancels.as_deref())),
+            "source" => maybe_texts(of.each(|r| r.source.as_deref())),
+            "device" => maybe_texts(of.each(|r| r.device.as_deref())),
+            "metric" => maybe_texts(of.each(|r| r.metric.as_deref())),
+            "reason" => texts(of.each(|r| r.reason.code())),
+            "readings" => maybe_longs(of.each(|r| r.readings)),
+            "bytes" => maybe_longs(of.each(|r| r.bytes)),
+            "first_seq" => maybe_longs(of.each(|r| r.first_seq)),
+            "last_seq" => maybe_longs(of.each(|r| r.last_seq)),
+            "detail" => maybe_texts(of.each(|r| r.detail.as_deref())),
+            "recorded_at" => times(of.each(|r| r.recorded_at)),
+            "recorded_by" => texts(of.each(|_| "agent")),
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -345,17 +359,18 @@ impl TableRow for RejectRow {
         rows.sort_by(|a, b| (a.received_at, &a.topic, a.id).cmp(&(b.received_at, &b.topic, b.id)));
     }
 
-    fn columns(rows: &[Self], _: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
-        Ok(vec![
-            times(rows.iter().map(|r| r.received_at)),
-            texts(rows.iter().map(|r| &r.topic)),
-            maybe_texts(rows.iter().map(|r| r.source.as_deref())),
-            texts(rows.iter().map(|r| r.reason.code())),
-            maybe_texts(rows.iter().map(|r| r.detail.as_deref())),
-            longs(rows.iter().map(|r| r.size)),
-            Arc::new(rows.iter().map(|r| r.payload.as_deref()).collect::<BinaryArray>()),
-            longs(rows.iter().map(|r| r.occurrences)),
-        ])
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError> {
+        Ok(Some(match name {
+            "received_at" => times(of.each(|r| r.received_at)),
+            "topic" => texts(of.each(|r| &r.topic)),
+            "source" => maybe_texts(of.each(|r| r.source.as_deref())),
+            "reason" => texts(of.each(|r| r.reason.code())),
+            "detail" => maybe_texts(of.each(|r| r.detail.as_deref())),
+            "size" => longs(of.each(|r| r.size)),
+            "payload" => Arc::new(of.each(|r| r.payload.as_deref()).collect::<BinaryArray>()),
+            "occurrences" => longs(of.each(|r| r.occurrences)),
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -376,20 +391,21 @@ impl TableRow for AlertRow {
         });
     }
 
-    fn columns(rows: &[Self], _: &Entries) -> Result<Vec<ArrayRef>, EncodeError> {
-        Ok(vec![
-            times(rows.iter().map(|r| r.ts)),
-            texts(rows.iter().map(|r| &r.device)),
-            texts(rows.iter().map(|r| &r.metric)),
-            ids(rows.iter().map(|r| r.series)),
-            texts(rows.iter().map(|r| &r.rule)),
-            texts(rows.iter().map(|r| &r.severity)),
-            texts(rows.iter().map(|r| r.state())),
-            doubles(rows.iter().map(|r| r.value)),
-            doubles(rows.iter().map(|r| r.expected)),
-            doubles(rows.iter().map(|r| r.score)),
-            maybe_texts(rows.iter().map(|_| None::<&str>)),
-        ])
+    fn column(of: &Rows<'_, Self>, name: &str) -> Result<Option<ArrayRef>, EncodeError> {
+        Ok(Some(match name {
+            "ts" => times(of.each(|r| r.ts)),
+            "device" => texts(of.each(|r| &r.device)),
+            "metric" => texts(of.each(|r| &r.metric)),
+            "series" => ids(of.each(|r| r.series)),
+            "rule" => texts(of.each(|r| &r.rule)),
+            "severity" => texts(of.each(|r| &r.severity)),
+            "state" => texts(of.each(|r| r.state())),
+            "value" => doubles(of.each(|r| r.value)),
+            "expected" => doubles(of.each(|r| r.expected)),
+            "score" => doubles(of.each(|r| r.score)),
+            "window_name" => maybe_texts(of.each(|_| None::<&str>)),
+            _ => return Ok(None),
+        }))
     }
 }
 

@@ -4,15 +4,21 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use ::parquet::arrow::ArrowWriter;
-use ::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use ::parquet::arrow::arrow_writer::{
+    ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves,
+};
 use ::parquet::file::metadata::KeyValue;
+use ::parquet::file::writer::SerializedFileWriter;
+use arrow::array::{Array as _, ArrayRef};
+use arrow::datatypes::{Field, SchemaRef};
+use arrow::error::ArrowError;
 use sha2::{Digest as _, Sha256};
 use tributary_contract::digest::Digest;
 use tributary_contract::manifest::{MANIFEST_KEY, Manifest};
 use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 
-use super::columns::{EncodeError, Entries, Lookup, Provenance, TableRow, batch};
+use super::columns::{EncodeError, Entries, Lookup, Provenance, Rows, TableRow};
 use super::encoding::{BATCH, ROW_GROUP, properties};
 use crate::window::decision::Seen;
 use crate::window::emit::AggregateRow;
@@ -58,23 +64,71 @@ pub struct Builder<R: TableRow> {
     seen: Option<Seen>,
 }
 
-#[derive(Debug)]
+/// The file under way.
 struct Writer {
-    /// Places of the columns that are written, among those of the table.
-    columns: Vec<usize>,
-    to: ArrowWriter<Hashed>,
+    /// Those columns of the table that are written.
+    schema: SchemaRef,
+    file: SerializedFileWriter<Hashed>,
+    columns: ArrowRowGroupWriterFactory,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("bytes", &self.file.bytes_written()).finish_non_exhaustive()
+    }
 }
 
 impl Writer {
-    fn new(table: Table, columns: Vec<usize>) -> Result<Self, EncodeError> {
+    fn new(table: Table, columns: &[usize]) -> Result<Self, EncodeError> {
         let options = ArrowWriterOptions::new()
             .with_properties(properties(table)?)
             // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
             .with_skip_arrow_metadata(true)
             .with_schema_root("table".to_owned());
-        let schema = Arc::new(table.arrow_schema().project(&columns)?);
-        Ok(Self { columns, to: ArrowWriter::try_new_with_options(Hashed::default(), schema, options)? })
+        let schema = Arc::new(table.arrow_schema().project(columns)?);
+        let writer = ArrowWriter::try_new_with_options(Hashed::default(), Arc::clone(&schema), options)?;
+        let (file, columns) = writer.into_serialized_writer()?;
+        Ok(Self { schema, file, columns })
     }
+
+    /// Writes one row group, column after column: each has a compressor of its own, of some MiB while it works, and no two
+    /// work at once.
+    fn write<R: TableRow>(
+        &mut self,
+        batches: &[Rows<'_, R>],
+        provenance: &Provenance,
+    ) -> Result<(), EncodeError> {
+        let group = self.file.flushed_row_groups().len();
+        let mut writers = self.columns.create_column_writers(group)?.into_iter();
+        let mut group = self.file.next_row_group()?;
+        for field in self.schema.fields() {
+            let mut leaves: Vec<ArrowColumnWriter> = Vec::new();
+            for rows in batches {
+                let column = fitting(field, rows.column(field.name(), provenance)?)?;
+                let parts = compute_leaves(field, &column)?;
+                if leaves.is_empty() {
+                    leaves.extend(writers.by_ref().take(parts.len()));
+                }
+                for (part, leaf) in parts.iter().zip(&mut leaves) {
+                    leaf.write(part)?;
+                }
+            }
+            for leaf in leaves {
+                leaf.close()?.append_to_row_group(&mut group)?;
+            }
+        }
+        group.close()?;
+        Ok(())
+    }
+}
+
+/// The column, if it is what the schema says.
+fn fitting(field: &Field, column: ArrayRef) -> Result<ArrayRef, EncodeError> {
+    if column.data_type() != field.data_type() || (column.null_count() > 0 && !field.is_nullable()) {
+        let (name, kind, nulls) = (field.name(), column.data_type(), column.null_count());
+        return Err(ArrowError::SchemaError(format!("`{name}` is {kind} with {nulls} nulls")).into());
+    }
+    Ok(column)
 }
 
 impl<R: TableRow> Builder<R> {
@@ -123,7 +177,7 @@ impl<R: TableRow> Builder<R> {
 
     /// About how many bytes the file has so far. What isn't compressed yet is reckoned as dense as what is.
     pub fn estimated_bytes(&self) -> u64 {
-        let written = self.writer.as_ref().map_or(0, |w| w.to.bytes_written() as u64);
+        let written = self.writer.as_ref().map_or(0, |w| w.file.bytes_written() as u64);
         let held = self.group.len() as u64;
         let compressed = self.facts.map_or(0, |f| f.rows).saturating_sub(held);
         // Eight bytes a row before anything is known: above what most readings take.
@@ -136,7 +190,7 @@ impl<R: TableRow> Builder<R> {
         let facts = self.facts.ok_or(EncodeError::Empty)?;
         agrees::<R>(manifest, &facts, self.day, &self.provenance)?;
         self.write_group(true)?;
-        let Some(Writer { to: mut writer, .. }) = self.writer else { return Err(EncodeError::Empty) };
+        let Some(Writer { file: mut writer, .. }) = self.writer else { return Err(EncodeError::Empty) };
         if R::TABLE == AggregateRow::TABLE {
             let seen = self.seen.ok_or(EncodeError::NothingSeen)?;
             // Plain numbers: nothing in it can fail to be JSON.
@@ -153,21 +207,22 @@ impl<R: TableRow> Builder<R> {
     /// for them.
     fn write_group(&mut self, last: bool) -> Result<(), EncodeError> {
         R::put_in_order(&mut self.group, &self.entries);
+        let batches = self.group.chunks(BATCH).map(|rows| Rows::of(rows, &self.entries));
+        let batches = batches.collect::<Result<Vec<_>, _>>()?;
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => {
-                let later = R::TABLE.first_columns().len();
-                let wanted = |at: &usize| *at < later || !last || R::says(&self.group, at - later);
-                let columns = (0..R::TABLE.columns().len()).filter(wanted).collect();
-                none.insert(Writer::new(R::TABLE, columns)?)
+                let mut columns: Vec<usize> = (0..R::TABLE.first_columns().len()).collect();
+                for (at, column) in (0..).zip(R::TABLE.columns()).skip(columns.len()) {
+                    if !last || says(&batches, column.name, &self.provenance)? {
+                        columns.push(at);
+                    }
+                }
+                none.insert(Writer::new(R::TABLE, &columns)?)
             }
         };
-        for rows in self.group.chunks(BATCH) {
-            let whole = batch(rows, &self.entries, &self.provenance)?;
-            writer.to.write(&whole.project(&writer.columns)?)?;
-        }
+        writer.write(&batches, &self.provenance)?;
         self.group.clear();
-        writer.to.flush()?;
         Ok(())
     }
 }
@@ -179,6 +234,21 @@ impl Builder<AggregateRow> {
         self.seen = Some(seen);
         self
     }
+}
+
+/// Whether any row has something to say in that column.
+fn says<R: TableRow>(
+    batches: &[Rows<'_, R>],
+    column: &str,
+    provenance: &Provenance,
+) -> Result<bool, EncodeError> {
+    for rows in batches {
+        let column = rows.column(column, provenance)?;
+        if column.null_count() < column.len() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn agrees<R: TableRow>(

@@ -293,7 +293,7 @@ fn collect(
                     samples,
                     late: count(Some(late.value(i)))?,
                     of_texts: is_of_texts(i),
-                    part: (partial.value(i) && !is_of_texts(i)).then(|| parts.get(i, samples)),
+                    part: (partial.value(i) && !is_of_texts(i)).then(|| Box::new(parts.get(i, samples))),
                 });
             }
         }

@@ -14,7 +14,7 @@ use tributary_contract::table::Table;
 
 use super::walk::Reading;
 use crate::buffer::row::Row;
-use crate::segment::columns::{EncodeError, Entries, TableRow};
+use crate::segment::columns::{EncodeError, Entries, Rows};
 
 /// Rows held before they are written.
 const GROUP: usize = 65_536;
@@ -69,13 +69,20 @@ impl<W: Write + Send> Export<W> {
         let mut entries = Entries::default();
         known.keys().try_for_each(|key| entries.want(*key, &|key| known.get(&key).cloned()))?;
         let rows: Vec<Row> = held.iter().map(|r| r.row.clone()).collect();
-        let mut columns = Row::columns(&rows, &entries)?;
+        let whole = Rows::of(&rows, &entries)?;
         let texts = |each: &dyn Fn(&Reading) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(held.iter().map(each)))
         };
-        columns.push(texts(&|_| self.gateway.to_string()));
-        columns.push(texts(&|r| r.epoch.to_string()));
-        columns.push(Arc::new(Int64Array::new_null(held.len())));
+        let column = |name: &str| -> Result<ArrayRef, EncodeError> {
+            Ok(match name {
+                "gateway" => texts(&|_| self.gateway.to_string()),
+                "buffer_epoch" => texts(&|r| r.epoch.to_string()),
+                "segment_number" => Arc::new(Int64Array::new_null(held.len())),
+                name => whole.own_column(name)?,
+            })
+        };
+        let columns: Result<_, _> = self.schema.fields().iter().map(|f| column(f.name())).collect();
+        let columns = columns?;
         self.writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
         self.writer.flush()?;
         Ok(())
