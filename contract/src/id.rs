@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -87,10 +88,10 @@ impl From<Number> for u64 {
     }
 }
 
-/// Who owns the data: an Iceberg namespace of one level.
+/// Who owns the data: an Iceberg namespace of one level. Every series and every window bears one, so copies are cheap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Namespace(String);
+pub struct Namespace(Arc<str>);
 
 impl Namespace {
     /// Checks and takes `name`; `[a-z0-9_]{1,128}`.
@@ -100,7 +101,7 @@ impl Namespace {
         if name.is_empty() || name.len() > 128 || !name.bytes().all(valid) {
             return Err(IdError::Namespace(name));
         }
-        Ok(Self(name))
+        Ok(Self(name.into()))
     }
 
     /// The name as text.

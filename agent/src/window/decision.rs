@@ -52,8 +52,8 @@ pub struct Decision {
     pub late: u64,
     /// Whether these are texts: it had no numbers.
     pub of_texts: bool,
-    /// What can be carried on without its readings, where these may be gone; of numbers alone.
-    pub part: Option<Part>,
+    /// What can be carried on without its readings, where these may be gone; of numbers alone. Few have one.
+    pub part: Option<Box<Part>>,
 }
 
 /// What was known when a set of decisions was taken.
@@ -114,7 +114,7 @@ pub struct Prior {
     /// Whether the readings were texts.
     pub of_texts: bool,
     /// What can be carried on without its readings.
-    pub part: Option<Part>,
+    pub part: Option<Box<Part>>,
 }
 
 /// Why stored decisions can't be read.
@@ -258,7 +258,7 @@ impl Decided {
             let (samples, late, start) = (r.unsigned()?, r.unsigned()?, Timestamp(start));
             let (of_texts, part) = match if with_parts { r.byte(KIND)? } else { 0 } {
                 0 => (false, None),
-                1 => (false, Some(r.part(samples)?)),
+                1 => (false, Some(Box::new(r.part(samples)?))),
                 2 if format == FORMAT_WITH_TEXTS => (true, None),
                 _ => return Err(r.damaged(KIND)),
             };
@@ -478,7 +478,7 @@ mod tests {
             let samples = part.as_ref().map_or(samples, |p: &Part| p.samples());
             Decision { namespace: Namespace::new(ns).unwrap(), window: window.into(), device: device.into(),
                        series: SeriesId(series), start: Timestamp(start), end: Timestamp(start + size),
-                       revision, samples, late, of_texts: texts && part.is_none(), part }
+                       revision, samples, late, of_texts: texts && part.is_none(), part: part.map(Box::new) }
         }
     }
 

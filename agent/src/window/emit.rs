@@ -1,6 +1,7 @@
 //! From a plan and a scan of the journal to rows of `aggregates` and the decisions on them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use tributary_contract::id::Namespace;
@@ -9,7 +10,6 @@ use tributary_contract::series::SeriesId;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::decision::{Decided, Decision, DecisionKey, Prior, Seen};
-use super::definition::Definition;
 use super::fold::{Aggregate, Fold, Sample, put_in_order};
 use super::merge::{Part, merge};
 use super::plan::{DueWindow, Plan};
@@ -174,13 +174,17 @@ pub struct Emitter {
     /// Readings that are held, and may be.
     held: u64,
     most: u64,
-    /// By definition and series, in the order of time.
-    places: HashMap<(u16, u32), Vec<Place>>,
+    /// By series, definition and start.
+    places: Vec<Place>,
+    /// Where in `places` those of a series and definition lie: of each series of the plan as many as there are definitions.
+    of_series: Vec<Range<u32>>,
     slots: Vec<Slot>,
     /// Place in the plan's series by name …
     series: HashMap<(Namespace, SeriesId), u32>,
-    /// … and by dictionary key, as far as was asked; none for those that aren't in the plan.
-    keys: HashMap<u32, Option<Key>>,
+    /// … and by dictionary key, as far as was asked.
+    keys: Vec<Key>,
+    /// Of each key in the plan, by definition: what is filled in; none where it takes no readings of this key.
+    takes: Vec<Option<Takes>>,
     texts: Texts,
 }
 
@@ -189,15 +193,20 @@ struct Place {
     start: Timestamp,
     end: Timestamp,
     from: Timestamp,
-    slot: usize,
+    slot: u32,
 }
 
-#[derive(Debug)]
-struct Key {
-    /// Place in the plan's series.
-    series: u32,
-    /// By definition: what is filled in, of numbers and of texts; none where it takes no readings of this key.
-    takes: Vec<Option<Takes>>,
+/// What is known of a dictionary key.
+#[derive(Debug, Clone, Copy)]
+enum Key {
+    Unasked,
+    /// Its series isn't in the plan.
+    Elsewhere,
+    /// Place of its series in the plan, and of its first in `takes`.
+    Here {
+        series: u32,
+        takes: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -271,7 +280,11 @@ impl Readings {
         let carried = self.before.map(|(_, _, value)| value);
         let folding = self.folding.get_or_insert_with(|| {
             let fold = Fold::new(carried, window.start, window.end, exact).with_room_for(samples.len());
-            Box::new(Folding { fold, known: 0, merged: prior.and_then(|prior| prior.part.clone()) })
+            Box::new(Folding {
+                fold,
+                known: 0,
+                merged: prior.and_then(|prior| prior.part.as_deref().cloned()),
+            })
         });
         samples.iter().for_each(|s| folding.fold.push(s));
         if let Some(prior) = prior {
@@ -323,22 +336,31 @@ impl Texts {
 impl Emitter {
     /// Nothing collected yet.
     pub fn new(plan: Plan) -> Self {
-        let mut places: HashMap<(u16, u32), Vec<Place>> = HashMap::new();
-        for (slot, w) in plan.windows.iter().enumerate() {
-            let place = Place { start: w.start, end: w.end, from: w.from, slot };
-            places.entry((w.definition, w.series)).or_default().push(place);
+        let whose = |w: &DueWindow| w.series as usize * plan.definitions.len() + usize::from(w.definition);
+        let mut slots_of: Vec<u32> = (0..plan.windows.len() as u32).collect();
+        let window = |slot: &u32| plan.windows.get(*slot as usize).map(|w| (whose(w), w.start));
+        slots_of.sort_unstable_by_key(window);
+        let mut places = Vec::with_capacity(slots_of.len());
+        let mut of_series = vec![0..0; plan.series.len() * plan.definitions.len()];
+        for slot in slots_of {
+            let Some(w) = plan.windows.get(slot as usize) else { continue };
+            let at = places.len() as u32;
+            places.push(Place { start: w.start, end: w.end, from: w.from, slot });
+            if let Some(range) = of_series.get_mut(whose(w)) {
+                *range = if range.start == range.end { at..at + 1 } else { range.start..at + 1 };
+            }
         }
-        places.values_mut().for_each(|of_one| of_one.sort_unstable_by_key(|p| p.start));
         let slots = plan.windows.iter().map(|w| {
             let mut slot = Slot::default();
             slot.numbers.samples.reserve(usize::try_from(w.readings).unwrap_or(0).min(4096));
             slot
         });
         let named = (0..).zip(&plan.series).map(|(i, s)| ((s.namespace.clone(), s.id), i));
-        let (slots, series, keys) = (slots.collect(), named.collect(), HashMap::new());
+        let (slots, series, keys, takes) = (slots.collect(), named.collect(), Vec::new(), Vec::new());
         let stretch = (Timestamp(i64::MIN), Timestamp(i64::MAX));
         let (held, most) = (0, plan.most_held);
-        Self { plan, stretch, held, most, places, slots, series, keys, texts: Texts::default() }
+        let texts = Texts::default();
+        Self { plan, stretch, held, most, places, of_series, slots, series, keys, takes, texts }
     }
 
     /// Collects everything. `scan` calls what it is given for each row of the journal with an event time in a stretch,
@@ -410,18 +432,12 @@ impl Emitter {
         if elsewhere || self.held > self.most || row.seq > self.plan.seen.through || !has_trusted_time(row) {
             return;
         }
-        let (named, plan) = (&self.series, &self.plan);
-        let key = self.keys.entry(row.series).or_insert_with(|| {
-            let entry = dictionary(row.series).filter(|e| !plan.without.contains(&e.source))?;
-            let series = named.get(&(entry.namespace.clone(), entry.id)).copied()?;
-            let functions = |d: &Definition| {
-                let (numbers, texts) = (d.functions(&entry.metric), d.functions_of_texts(&entry.metric));
-                entry.is_of(&d.window.of).then_some(Takes { numbers, texts })
-            };
-            Some(Key { series, takes: plan.definitions.iter().map(functions).collect() })
-        });
-        let Some(key) = key else { return };
+        let Key::Here { series, takes } = self.key(row.series, dictionary) else { return };
+        let definitions = self.plan.definitions.len();
+        let taken = self.takes.get(takes as usize..takes as usize + definitions).unwrap_or_default();
         let (kind, value) = match &row.value {
+            // Of texts that nothing is chosen of, none needs to be remembered.
+            Value::Text(_) if taken.iter().flatten().all(|of| of.texts.is_empty()) => return,
             Value::Text(text) => (Kind::Texts, self.texts.number_of(text)),
             value => (Kind::Numbers, value.numeric().unwrap_or(f64::NAN)),
         };
@@ -429,15 +445,17 @@ impl Emitter {
             return;
         }
         let believed = has_trusted_value(row.quality);
-        let takes =
-            |takes: &Option<Takes>| takes.is_some_and(|of| kind == Kind::Numbers || !of.texts.is_empty());
-        for (number, _) in (0u16..).zip(&key.takes).filter(|(_, functions)| takes(functions)) {
-            let Some(places) = self.places.get(&(number, key.series)) else { continue };
+        let ranges = self.of_series.get(series as usize * definitions..).unwrap_or_default();
+        for (range, takes) in ranges.iter().zip(taken) {
+            if takes.is_none_or(|of| kind == Kind::Texts && of.texts.is_empty()) {
+                continue;
+            }
+            let places = self.places.get(range.start as usize..range.end as usize).unwrap_or_default();
             // The windows that hold it, then those that begin within a window's length behind it.
             let held = places.partition_point(|p| p.end <= row.ts);
             let later = places.partition_point(|p| p.start <= row.ts);
             for place in places.get(held..later).unwrap_or_default() {
-                let Some(slot) = self.slots.get_mut(place.slot) else { continue };
+                let Some(slot) = self.slots.get_mut(place.slot as usize) else { continue };
                 slot.doubts = slot.doubts.or(row.quality);
                 if believed {
                     let readings = slot.of(kind);
@@ -448,7 +466,7 @@ impl Emitter {
             }
             let behind = places.get(later..).unwrap_or_default().iter().take_while(|p| p.from <= row.ts);
             for place in behind.filter(|_| believed) {
-                let Some(slot) = self.slots.get_mut(place.slot) else { continue };
+                let Some(slot) = self.slots.get_mut(place.slot as usize) else { continue };
                 let before = &mut slot.of(kind).before;
                 if before.is_none_or(|(ts, seq, _)| (ts, seq) < (row.ts, row.seq)) {
                     *before = Some((row.ts, row.seq, value));
@@ -457,17 +475,46 @@ impl Emitter {
         }
     }
 
+    /// What is known of a dictionary key, asked for the first time or not.
+    fn key(&mut self, key: u32, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) -> Key {
+        match self.keys.get(key as usize) {
+            None | Some(Key::Unasked) => {}
+            Some(known) => return *known,
+        }
+        let Some(entry) = dictionary(key) else { return Key::Elsewhere };
+        let series = self.series.get(&(entry.namespace.clone(), entry.id)).copied();
+        let known = match series.filter(|_| !self.plan.without.contains(&entry.source)) {
+            None => Key::Elsewhere,
+            Some(series) => {
+                let takes = self.takes.len() as u32;
+                self.takes.extend(self.plan.definitions.iter().map(|d| {
+                    let (numbers, texts) = (d.functions(&entry.metric), d.functions_of_texts(&entry.metric));
+                    entry.is_of(&d.window.of).then_some(Takes { numbers, texts })
+                }));
+                Key::Here { series, takes }
+            }
+        };
+        let place = key as usize;
+        if self.keys.len() <= place {
+            self.keys.resize(place + 1, Key::Unasked);
+        }
+        if let Some(slot) = self.keys.get_mut(place) {
+            *slot = known;
+        }
+        known
+    }
+
     /// Folds what was collected. `prior` gives the newest earlier decision on a window, if one is kept.
     ///
     /// A window that was decided before is emitted again only if the journal still holds every reading of that decision
     /// and newer ones beside, or if the decision kept what can be merged with them: a correction must never say less than
     /// what it corrects.
     pub fn finish(self, prior: &dyn Fn(&DecisionKey) -> Option<Prior>) -> Folded {
-        let Self { plan, slots, keys, texts, .. } = self;
+        let Self { plan, slots, keys, takes, texts, .. } = self;
         let exact = exact_values(&plan);
         let functions = |number: u16, key: u32, kind: Kind| {
-            let takes = &keys.get(&key)?.as_ref()?.takes;
-            let takes = takes.get(usize::from(number)).copied().flatten()?;
+            let Key::Here { takes: first, .. } = keys.get(key as usize)? else { return None };
+            let takes = takes.get(*first as usize + usize::from(number)).copied().flatten()?;
             Some(if kind == Kind::Numbers { takes.numbers } else { takes.texts })
         };
         let mut passed_over = Vec::new();
@@ -530,7 +577,7 @@ impl Emitter {
                         samples: row.aggregate.samples,
                         late: row.late,
                         of_texts: row.text.is_some(),
-                        part: (row.partial && row.text.is_none()).then(|| Part::of(&row.aggregate)),
+                        part: (row.partial && row.text.is_none()).then(|| Box::new(Part::of(&row.aggregate))),
                     };
                     let of_day = emitted.entry((window.start.day(), series.namespace.clone())).or_default();
                     of_day.0.push(row);

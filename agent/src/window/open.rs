@@ -10,6 +10,7 @@ mod keep;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tributary_contract::id::Namespace;
 use tributary_contract::series::SeriesId;
 use tributary_contract::table::Table;
@@ -57,7 +58,7 @@ pub struct Windows {
     series: Vec<Series>,
     series_numbers: HashMap<(Namespace, SeriesId), u32>,
     /// By dictionary key, which series it is and what it enters: what differs only in source or unit is one series.
-    keys: HashMap<u32, Key>,
+    keys: Vec<Option<Key>>,
     /// Ordered by start within definition and device: windows of a device close in the order of time.
     waiting: BTreeMap<Unit, Waiting>,
     /// How many windows of one series each that is, and may be.
@@ -97,7 +98,7 @@ struct Series {
 struct Key {
     /// Place in `series`.
     series: u32,
-    enters: Arc<[Enters]>,
+    enters: SmallVec<[Enters; 4]>,
 }
 
 /// A definition that takes a series.
@@ -123,8 +124,8 @@ struct Waiting {
     first_seq: u64,
     /// Whether it was closed before the first of them came.
     late: bool,
-    /// By series.
-    touched: Vec<Touched>,
+    /// By series; most devices have one.
+    touched: SmallVec<[Touched; 1]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -147,7 +148,7 @@ impl Windows {
             device_numbers: HashMap::new(),
             series: Vec::new(),
             series_numbers: HashMap::new(),
-            keys: HashMap::new(),
+            keys: Vec::new(),
             waiting: BTreeMap::new(),
             open: 0,
             most: usize::MAX,
@@ -228,7 +229,11 @@ impl Windows {
         let mut windows = Vec::new();
         for row in rows {
             self.through = self.through.max(row.seq);
-            let Some((series, enters)) = self.series_of(row.series, dictionary) else { continue };
+            if !self.knows(row.series, dictionary) {
+                continue;
+            }
+            let Some(Some(Key { series, enters })) = self.keys.get(row.series as usize) else { continue };
+            let series = *series;
             let Some(device_number) = self.series.get(series as usize).map(|s| s.device) else { continue };
             let Some(device) = self.devices.get_mut(device_number as usize) else { continue };
             device.progress.saw(has_trusted_time(row).then_some(row.ts), row.received_at.min(now));
@@ -542,9 +547,7 @@ impl Windows {
     fn froze(&mut self, decided: &Decided) {
         let own = decided.seen.ordinal == self.ordinal;
         for d in &decided.decisions {
-            let Some(number) = self.definitions.iter().position(|known| known.name == d.window) else {
-                continue;
-            };
+            let Some(number) = self.number_of(&d.window) else { continue };
             let device = self.device_of(&d.namespace, &d.device);
             let unit = Unit { definition: number as u16, device, start: d.start };
             // Seqs of another epoch say nothing of this one's.
@@ -570,9 +573,7 @@ impl Windows {
                 continue;
             }
             last = Some((&d.window, &d.namespace, &d.device, d.end));
-            let Some(number) = self.definitions.iter().position(|known| known.name == d.window) else {
-                continue;
-            };
+            let Some(number) = self.number_of(&d.window) else { continue };
             let device = self.device_of(&d.namespace, &d.device);
             self.frozen.remove(&Unit { definition: number as u16, device, start: d.start });
             let horizon = self.definitions.get(number).map_or(0, |def| def.window.correction_horizon);
@@ -584,8 +585,13 @@ impl Windows {
         }
     }
 
+    /// Which of the definitions bears that name.
+    fn number_of(&self, window: &str) -> Option<usize> {
+        self.definitions.iter().position(|known| *known.name == *window)
+    }
+
     fn find(&self, key: &DecisionKey) -> Option<(Unit, u32)> {
-        let definition = self.definitions.iter().position(|d| d.name == key.window)?;
+        let definition = self.number_of(&key.window)?;
         let number = *self.series_numbers.get(&(key.namespace.clone(), key.series))?;
         let device = self.series.get(number as usize)?.device;
         Some((Unit { definition: definition as u16, device, start: key.start }, number))
@@ -627,29 +633,31 @@ impl Windows {
         })
     }
 
-    /// The series of a dictionary key, and the numbers of the definitions that its readings enter.
-    fn series_of(
-        &mut self,
-        key: u32,
-        dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>,
-    ) -> Option<(u32, Arc<[Enters]>)> {
-        if let Some(known) = self.keys.get(&key) {
-            return Some((known.series, Arc::clone(&known.enters)));
+    /// Makes sure that it is known which series a dictionary key is of; false where the dictionary doesn't know it.
+    fn knows(&mut self, key: u32, dictionary: &dyn Fn(u32) -> Option<Arc<SeriesEntry>>) -> bool {
+        let place = key as usize;
+        if self.keys.get(place).is_some_and(Option::is_some) {
+            return true;
         }
-        let entry = dictionary(key)?;
+        let Some(entry) = dictionary(key) else { return false };
         let takes = |d: &Definition| !self.without.contains(&entry.source) && entry.is_of(&d.window.of);
         let enters = (0..).zip(self.definitions.iter()).filter(|(_, d)| takes(d)).map(|(definition, d)| {
             Enters { definition, texts: !d.functions_of_texts(&entry.metric).is_empty() }
         });
-        let enters: Arc<[Enters]> = enters.collect();
+        let enters: SmallVec<[Enters; 4]> = enters.collect();
         let device = self.device_of(&entry.namespace, &entry.device);
-        let series = &mut self.series;
-        let number = *self.series_numbers.entry((entry.namespace.clone(), entry.id)).or_insert_with(|| {
-            series.push(Series { device, id: entry.id });
-            (series.len() - 1) as u32
+        let known = &mut self.series;
+        let series = *self.series_numbers.entry((entry.namespace.clone(), entry.id)).or_insert_with(|| {
+            known.push(Series { device, id: entry.id });
+            (known.len() - 1) as u32
         });
-        self.keys.insert(key, Key { series: number, enters: Arc::clone(&enters) });
-        Some((number, enters))
+        if self.keys.len() <= place {
+            self.keys.resize_with(place + 1, || None);
+        }
+        if let Some(slot) = self.keys.get_mut(place) {
+            *slot = Some(Key { series, enters });
+        }
+        true
     }
 }
 
@@ -672,7 +680,7 @@ fn touch(
     if !may_open && waiting.get(&unit).is_none_or(|w| place(w).is_err()) {
         return Touch::Refused;
     }
-    let new = || Waiting { first_seq: seq, late, touched: Vec::new() };
+    let new = || Waiting { first_seq: seq, late, touched: SmallVec::new() };
     let window = waiting.entry(unit).or_insert_with(new);
     window.first_seq = window.first_seq.min(seq);
     match place(window) {

@@ -17,7 +17,7 @@ impl Windows {
     pub fn may_drop(&self, decided: &Decided) -> bool {
         decided.decisions.iter().all(|decision| {
             let name = (decision.namespace.clone(), Arc::clone(&decision.device));
-            let definition = self.definitions.iter().position(|d| d.name == decision.window);
+            let definition = self.number_of(&decision.window);
             let device = self.device_numbers.get(&name).and_then(|&n| self.devices.get(n as usize));
             match (definition, device) {
                 (Some(definition), Some(device)) => device
@@ -36,7 +36,7 @@ impl Windows {
         let mut kept: BTreeMap<(usize, u32), &Decision> = BTreeMap::new();
         for decision in &decided.decisions {
             let name = (decision.namespace.clone(), Arc::clone(&decision.device));
-            let definition = self.definitions.iter().position(|d| d.name == decision.window);
+            let definition = self.number_of(&decision.window);
             if let (Some(definition), Some(&device)) = (definition, self.device_numbers.get(&name))
                 && let Some(closing) =
                     self.devices.get(device as usize).and_then(|d| d.closings.get(definition))
