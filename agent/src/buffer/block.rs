@@ -3,15 +3,18 @@
 //! Seqs aren't in it: they run on from the batch's first. Layout before compression, all numbers varints:
 //! version, number of rows, unit of receipt times; then per column all rows: event time (signed delta to the row
 //! before), time of receipt (likewise, in milliseconds where all are whole ones), series key, quality (byte; its highest bit
-//! says that the row is kept back), kind
-//! (byte), value by kind; then the distinct sets of row tags, and per row which of them (0 is none).
+//! says that the row is kept back), kind (byte), value by kind; then the distinct sets of row tags, and per row which of
+//! them (0 is none).
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use tributary_contract::quality::Quality;
 use tributary_contract::series::Tags;
 use tributary_contract::time::Timestamp;
+use zstd::bulk::Decompressor;
 
 use super::row::Row;
 use super::varint::{self, Reader, Short};
@@ -125,6 +128,21 @@ fn put_tags(raw: &mut Vec<u8>, rows: &[Row]) {
     }
 }
 
+thread_local! {
+    /// Making one takes longer than inflating a block of a few hundred rows does.
+    static INFLATER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn inflate(packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
+    INFLATER.with_borrow_mut(|inflater| {
+        let inflater = match inflater {
+            Some(inflater) => inflater,
+            none => none.insert(Decompressor::new()?),
+        };
+        inflater.decompress(packed, size)
+    })
+}
+
 /// Reads a block whose first row has seq `first_seq`. Damaged or hostile bytes give an error; at most
 /// [`MAX_BYTES`] and [`MAX_ROWS`] are ever allocated.
 pub fn decode(block: &[u8], first_seq: u64) -> Result<Vec<Row>, BlockError> {
@@ -134,7 +152,7 @@ pub fn decode(block: &[u8], first_seq: u64) -> Result<Vec<Row>, BlockError> {
         return Err(BlockError::Damaged("its size is beyond the limit"));
     }
     let packed = outer.take(outer.left())?;
-    let raw = zstd::bulk::decompress(packed, size)?;
+    let raw = inflate(packed, size)?;
     if raw.len() != size {
         return Err(BlockError::Damaged("its size isn't what it says"));
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tributary_contract::id::Namespace;
 use tributary_contract::series::{SeriesId, Tags};
-use tributary_contract::time::Timestamp;
+use tributary_contract::time::{Day, Timestamp};
 
 use super::row::SeriesEntry;
 use crate::reading::{Reading, Value};
@@ -142,6 +142,11 @@ impl Dictionary {
         self.read(|i| i.next)
     }
 
+    /// Whether every key below the next stands for something.
+    pub(super) fn is_dense(&self) -> bool {
+        self.read(|i| i.entries.len() == i.next as usize)
+    }
+
     pub(super) fn seen_in(&self, key: u32) -> Option<u32> {
         self.read(|i| i.entries.get(&key).map(|k| k.seen_in))
     }
@@ -175,6 +180,22 @@ impl Dictionary {
                 }
             }
         });
+    }
+
+    /// Whether the lake isn't told of some series.
+    pub(super) fn has_untold(&self) -> bool {
+        self.read(|i| !i.untold.is_empty())
+    }
+
+    /// How many series the lake isn't told of, by namespace and the day of their first reading.
+    pub(super) fn waiting(&self) -> BTreeMap<(Namespace, Day), u64> {
+        self.read(|i| {
+            let mut counts = BTreeMap::new();
+            for known in i.untold.keys().filter_map(|key| i.entries.get(key)) {
+                *counts.entry((known.entry.namespace.clone(), known.span.0.day())).or_default() += 1;
+            }
+            counts
+        })
     }
 
     /// Series that the lake isn't told of, as they are now.

@@ -21,7 +21,7 @@ use super::row::{GapRow, Row, SeriesEntry, value_type};
 use super::side::SIDES;
 use super::sums::{self, Part};
 use super::tail::Tail;
-use super::{Buffer, EpochBook, rejects, stamp, uint};
+use super::{Buffer, EpochBook, outline, rejects, stamp};
 use crate::clock::Moment;
 
 /// Rows of one batch of those that a move writes.
@@ -322,7 +322,11 @@ impl Buffer {
         self.held.clear();
         self.spans = Default::default();
         self.load_dictionary()?;
-        let mut partly = Vec::new();
+        // A series that the lake isn't told of yet is told of with all event times that are known of it. And keys are given
+        // one after the other: where one is missing, rows may name it.
+        let by_rows =
+            self.waiting.has_wishes() || self.dictionary.has_untold() || !self.dictionary.is_dense();
+        let mut waits = Vec::new();
         // No id is given again: not those of deleted batches, which salvage passes over, and not those of lost ones, to
         // which rows of segments may still refer.
         let deleted = self.older.values().chain([&self.current]).filter_map(|b| b.books.gone.last()).max();
@@ -332,25 +336,37 @@ impl Buffer {
         let known = super::int(deleted.unwrap_or(0)).max(sealed).max(noted);
         self.next_batch = self.next_batch.max(known.saturating_add(1));
         {
-            let sql =
-                "SELECT id, epoch, first_seq, b.rows, min_ts, max_ts, min_received, committed_at, m.waiting
+            let sql = "SELECT id, epoch, first_seq, b.rows, min_ts, max_ts, min_received, committed_at, m.waiting, head
                        FROM batch b LEFT JOIN mark m ON m.batch = id ORDER BY id";
             let mut select = self.sql.prepare(sql)?;
             let mut found = select.query([])?;
             while let Some(row) = found.next()? {
                 let span = super::journal::read_span(row)?;
-                let waits = row.get::<_, Option<i64>>(8)?.map_or(u64::from(span.rows), uint);
+                let waiting = row.get::<_, Option<u32>>(8)?.unwrap_or(span.rows);
                 self.next_batch = self.next_batch.max(span.id.saturating_add(1));
                 self.spans.add(&span);
-                if span.epoch == self.current.ordinal {
-                    self.next_seq = self.next_seq.max(span.first_seq + u64::from(span.rows));
-                    if waits > 0 {
-                        partly.push(span);
+                if span.epoch != self.current.ordinal {
+                    continue;
+                }
+                self.next_seq = self.next_seq.max(span.first_seq + u64::from(span.rows));
+                if waiting == 0 {
+                    continue;
+                }
+                let read_rows = waiting != span.rows || by_rows;
+                let head = row.get_ref(9)?.as_blob().map_err(rusqlite::Error::from)?;
+                match if read_rows { None } else { outline::read(head, &span).unwrap_or_default() } {
+                    Some(parts) => {
+                        let last = parts.iter().map(|part| part.last).max();
+                        if let Some(key) = last.filter(|key| *key >= self.dictionary.next_key()) {
+                            return Err(super::corrupt("series of a reading")(key.to_string()));
+                        }
+                        self.waiting.add_outlined(&span, &parts, &self.dictionary);
                     }
+                    None => waits.push(span),
                 }
             }
         }
-        for span in partly {
+        for span in waits {
             let stored = load_batch(&self.sql, span.id)?;
             let rows = stored.rows()?;
             let taken = Mark::load(&self.sql, span.id, span.rows)?.taken();

@@ -1,6 +1,7 @@
 //! The journal: one row per commit. Edge: SQLite.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tributary_contract::counters::MessageCounters;
@@ -13,7 +14,7 @@ use super::dictionary::{Ident, widen};
 use super::error::BufferError;
 use super::row::{BatchSpan, GapRow, Row, SeriesEntry};
 use super::sums::{self, Part};
-use super::{Buffer, block, int, stamp, uint};
+use super::{Buffer, block, int, outline, stamp, uint};
 use crate::clock::Moment;
 use crate::reading::{Accepted, Reading, Rejected};
 
@@ -198,12 +199,16 @@ impl Stored {
         self.crc == self.checksum()
     }
 
+    /// Refuses a batch whose checksum is wrong.
+    pub(super) fn intact(&self) -> Result<(), BufferError> {
+        let why = || "checksum is wrong".to_owned();
+        if self.is_whole() { Ok(()) } else { Err(BufferError::Damaged { batch: self.span.id, why: why() }) }
+    }
+
     /// All rows, whatever became of them.
     pub(super) fn rows(&self) -> Result<Vec<Row>, BufferError> {
         let damaged = |why: String| BufferError::Damaged { batch: self.span.id, why };
-        if !self.is_whole() {
-            return Err(damaged("checksum is wrong".into()));
-        }
+        self.intact()?;
         let rows = block::decode(&self.block, self.span.first_seq).map_err(|e| damaged(e.to_string()))?;
         if rows.len() != self.span.rows as usize {
             return Err(damaged(format!("{} rows, expected {}", rows.len(), self.span.rows)));
@@ -387,16 +392,27 @@ impl Buffer {
         rejected.iter().for_each(|r| *books.rejected.entry(r.reason).or_default() += 1);
         books.counters.check()?;
         let ordinal = self.current.ordinal;
-        let mut head = books.head();
-        stamp::put(&mut head, moment);
+        let mut common = books.head();
+        stamp::put(&mut common, moment);
+        let entry = |key| match series.get(&key) {
+            Some(new) => Some(Arc::new(new.clone())),
+            None => self.dictionary.get(key),
+        };
         let mut memory = Some(std::mem::take(&mut batch.memory));
-        let (mut stored, mut left) = (Vec::with_capacity(stretches.len().max(1)), rows.as_slice());
+        let (mut stored, mut outlined, mut left) = (Vec::new(), Vec::new(), rows.as_slice());
         for (i, id) in (0..stretches.len().max(1)).zip(self.next_batch..) {
             let (some, rest) =
                 left.split_at(stretches.get(i).map_or(left.len(), |rows| *rows).min(left.len()));
+            let mut head = common.clone();
+            let parts = outline::outline(some.iter(), entry);
+            if moment.synced {
+                // Else their times aren't known yet, nor their days.
+                outline::put(&mut head, &parts);
+            }
             // The last is of what goes last, and stays longest.
             let memory = if i + 1 >= stretches.len() { memory.take() } else { None }.unwrap_or_default();
-            stored.push(Stored::new(id, ordinal, some, head.clone(), memory, batch.committed_at)?);
+            stored.push(Stored::new(id, ordinal, some, head, memory, batch.committed_at)?);
+            outlined.push((parts, some));
             left = rest;
         }
         let end = self.next_seq + rows.len() as u64;
@@ -422,13 +438,11 @@ impl Buffer {
         self.next_batch += stored.len() as i64;
         series.into_values().for_each(|entry| self.dictionary.put(entry, ordinal, true));
         self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
-        for Stored { span, .. } in &stored {
+        for (Stored { span, .. }, (parts, rows)) in stored.iter().zip(outlined) {
             self.spans.add(span);
-        }
-        let mut left = rows.iter();
-        for Stored { span, .. } in &stored {
             if moment.synced || span.rows == 0 {
-                self.waiting.add(span, left.by_ref().take(span.rows as usize), &self.dictionary);
+                self.waiting.add_outlined(span, &parts, &self.dictionary);
+                self.waiting.count_wished(span, rows.iter(), &self.dictionary);
             } else {
                 self.held.insert(span.id, span.min_ts);
             }

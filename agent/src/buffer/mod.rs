@@ -42,6 +42,7 @@ mod lease;
 mod lease_file;
 mod open;
 mod outbox;
+mod outline;
 mod migrate;
 mod pages;
 pub mod quota;
@@ -270,6 +271,9 @@ impl Buffer {
         }
         let out = f(self);
         self.poisoned = out.as_ref().is_err_and(BufferError::poisons);
+        if let Some(e) = out.as_ref().err().filter(|_| self.poisoned) {
+            open::leave_word(self.files.dir(), e);
+        }
         out
     }
 

@@ -1,7 +1,7 @@
 //! Opening: whatever lies in the folder, the buffer starts, and what it can't vouch for is said. Edge: SQLite, files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
@@ -9,7 +9,7 @@ use tributary_contract::id::{Epoch, Number, SegmentId};
 use tributary_contract::key::SegmentKey;
 
 use super::ballast::Ballast;
-use super::check::{self, Beside, Looked};
+use super::check::{self, Beside, Depth, Looked};
 use super::dictionary::Dictionary;
 use super::error::{BufferError, OpenError};
 use super::files::{Files, SegmentFile};
@@ -81,13 +81,17 @@ pub struct Opened {
 /// How far what is there is believed: each way is taken where the one before stumbled over content.
 #[derive(Debug, PartialEq)]
 enum Care {
-    /// After a clean stop only what is needed is looked at.
+    /// After a clean stop only what is needed is looked at; after any other the structure and each checksum, but no row of
+    /// a block whose checksum is right.
     Trust,
     /// Everything is looked at.
     Look,
     /// What every look found right makes no sense all the same; what was stumbled over.
     Salvage(String),
 }
+
+/// File that says that an operation stumbled over content: the next opening looks at everything.
+const STUMBLED: &str = "stumbled";
 
 /// Setting that keeps the reason for a new epoch until it has begun.
 pub(super) const DOUBT: &str = "open.doubt";
@@ -115,7 +119,8 @@ impl Buffer {
     }
 
     fn open_careful(settings: &OpenSettings) -> Result<Opened, OpenError> {
-        let mut care = Care::Trust;
+        let stumbled = settings.dir.join(STUMBLED);
+        let mut care = if stumbled.exists() { Care::Look } else { Care::Trust };
         loop {
             let e = match Self::open_once(settings, &care) {
                 Err(OpenError::Buffer(e)) if is_about_content(&e) => e,
@@ -139,7 +144,12 @@ impl Buffer {
         events.extend(mended.into_iter().map(|why| OpenEvent::Damaged { why, aside: None }));
         let lease = read_lease(&files, settings, &mut events)?;
         let clean = *care == Care::Trust && lease.as_ref().is_some_and(|l| l.clean.is_some());
-        let (sql, doubt) = open_database(&files, settings, lease.as_ref(), clean, care, &mut events)?;
+        let depth = match care {
+            Care::Trust if clean => Depth::Nothing,
+            Care::Trust => Depth::Sums,
+            Care::Look | Care::Salvage(_) => Depth::Rows,
+        };
+        let (sql, doubt) = open_database(&files, settings, lease.as_ref(), depth, care, &mut events)?;
         let mut epochs = load_epochs(&sql)?;
         let found = files.segments()?;
         let had_epochs = !epochs.is_empty();
@@ -203,6 +213,7 @@ impl Buffer {
             commits: std::cell::Cell::new(0),
         };
         buffer.finish_open(settings, why, unknown, found, &mut events)?;
+        buffer.files.remove(&settings.dir.join(STUMBLED))?;
         Ok(Opened { buffer, events })
     }
 
@@ -384,7 +395,7 @@ fn open_database(
     files: &Files,
     settings: &OpenSettings,
     lease: Option<&Lease>,
-    clean: bool,
+    depth: Depth,
     care: &Care,
     events: &mut Vec<OpenEvent>,
 ) -> Result<(Connection, Option<String>), OpenError> {
@@ -398,7 +409,7 @@ fn open_database(
         Some("the database is gone, its log is there".to_owned())
     } else if let Care::Salvage(why) = care {
         Some(why.clone())
-    } else if clean && log == 0 {
+    } else if depth == Depth::Nothing && log == 0 {
         None
     } else {
         log_fault(files)?
@@ -408,7 +419,7 @@ fn open_database(
             refuse_newer(files)?;
             Err(why)
         }
-        None => trusted(files, settings, clean)?,
+        None => trusted(files, settings, depth)?,
     };
     match trusted {
         Ok((sql, found, migrated)) => {
@@ -473,10 +484,10 @@ fn log_fault(files: &Files) -> Result<Option<String>, BufferError> {
 fn trusted(
     files: &Files,
     settings: &OpenSettings,
-    clean: bool,
+    depth: Depth,
 ) -> Result<Result<Trusted, String>, OpenError> {
     let path = files.database();
-    match look(files, settings, clean) {
+    match look(files, settings, depth) {
         Ok(Look::Newer(got)) => Err(OpenError::Newer { path, got, known: sqlite::SCHEMA }),
         Ok(Look::Foreign(got)) => {
             Err(OpenError::Foreign { dir: settings.dir.clone(), got, expected: settings.gateway.to_string() })
@@ -510,7 +521,7 @@ fn refuse_newer(files: &Files) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, BufferError> {
+fn look(files: &Files, settings: &OpenSettings, depth: Depth) -> Result<Look, BufferError> {
     let sql = sqlite::open(&files.database())?;
     let version = sqlite::version(&sql)?;
     if version > sqlite::SCHEMA {
@@ -529,7 +540,9 @@ fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, Buf
         }
         sqlite::create(&sql)?;
     }
-    if !clean && let Some(fault) = sqlite::fault(&sql)? {
+    if depth > Depth::Nothing
+        && let Some(fault) = sqlite::fault(&sql)?
+    {
         return Err(BufferError::Corrupt(format!("the database is damaged: {fault}")));
     }
     let older = (1..sqlite::SCHEMA).contains(&version).then_some(version);
@@ -556,12 +569,21 @@ fn look(files: &Files, settings: &OpenSettings, clean: bool) -> Result<Look, Buf
     }
     // A segment whose state has no meaning is found by no search: it would wait for ever, and nothing would fail.
     let strange: bool = sql.query_row(STRANGE, [], |r| r.get(0))?;
-    let found = if clean && !strange { Looked::default() } else { check::look(&sql, &settings.gateway)? };
+    let depth = if strange { Depth::Rows } else { depth };
+    let found = check::look(&sql, &settings.gateway, depth)?;
     Ok(Look::Ours((sql, found, older)))
 }
 
 const STRANGE: &str = "SELECT EXISTS (SELECT 1 FROM outbox WHERE state NOT IN
     ('sealed', 'uploading', 'delivered', 'held', 'quarantined', 'superseded', 'released'))";
+
+/// Leaves word for the next opening that an operation stumbled over content, if that is what the error says.
+pub(super) fn leave_word(dir: &Path, e: &BufferError) {
+    if is_about_content(e) {
+        // Where the disk takes no file, the next opening doesn't look at rows, and may stumble once more.
+        let _ = std::fs::File::create(dir.join(STUMBLED));
+    }
+}
 
 fn is_about_content(e: &BufferError) -> bool {
     match e {

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use tributary_contract::id::GatewayId;
 
 use super::books::Books;
-use super::check::{self, Beside};
+use super::check::{self, Beside, Depth};
 use super::error::{BufferError, OpenError, io};
 use super::files::{Files, sync_parent};
 use super::journal::{MARK_COLUMNS, Mark, STORED_COLUMNS, Stored};
@@ -70,7 +70,7 @@ pub(super) fn salvage(
         let expected = gateway.to_string();
         return Err(OpenError::Foreign { dir: files.dir().to_owned(), got, expected });
     }
-    let found = check::look(&into, gateway)?;
+    let found = check::look(&into, gateway, Depth::Rows)?;
     let saved = Saved { lost: saved.lost + found.faults.len() as u64, ..saved };
     check::repair(&into, &found, why, Beside { files, lease })?;
     check::forget_unsure(&into, files)?;

@@ -1,5 +1,6 @@
 //! Sealing: rows are picked, a number is given, and file, lease and one transaction make the segment. Edge: SQLite, files.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, params};
@@ -144,6 +145,11 @@ impl Buffer {
     /// Series that the lake isn't told of in this epoch.
     pub fn series_to_seal(&mut self) -> Vec<SeriesEntry> {
         self.dictionary.offer()
+    }
+
+    /// How many of them there are, by namespace and the day of their first reading.
+    pub fn series_waiting(&self) -> BTreeMap<(Namespace, Day), u64> {
+        self.dictionary.waiting()
     }
 
     /// Gives the next number and what the manifest says of the buffer. Without [`Buffer::finish_seal`] nothing happened.

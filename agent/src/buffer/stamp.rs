@@ -48,22 +48,37 @@ pub(super) fn put(head: &mut Vec<u8>, moment: &Moment) {
     }
 }
 
-/// The moment of a commit at `wall` whose head this is.
-pub(super) fn moment_of(head: &[u8], wall: Timestamp) -> Result<Moment, Short> {
-    let mut moment = Moment::believed(wall);
+/// A name in a head, and the number behind it.
+type Pair<'a> = (&'a [u8], u64);
+
+/// What stands behind the counters of a head.
+///
+/// # Errors
+/// It ends early.
+pub(super) fn pairs(head: &[u8]) -> Result<Vec<Pair<'_>>, Short> {
     let mut r = Reader::new(head);
     for _ in 0..FIXED {
         r.unsigned()?;
     }
+    let mut pairs = Vec::new();
     while r.left() > 0 {
         let (name, number) = (r.bytes()?, r.unsigned()?);
+        if name == GONE {
+            r.take(usize::try_from(number).map_err(|_| Short)?)?;
+        }
+        pairs.push((name, number));
+    }
+    Ok(pairs)
+}
+
+/// The moment of a commit at `wall` whose head this is.
+pub(super) fn moment_of(head: &[u8], wall: Timestamp) -> Result<Moment, Short> {
+    let mut moment = Moment::believed(wall);
+    for (name, number) in pairs(head)? {
         match name {
             BOOT => moment.boot = number,
             UPTIME => moment.uptime = i64::try_from(number).unwrap_or(i64::MAX),
             UNSYNCED => moment.synced = false,
-            GONE => {
-                r.take(usize::try_from(number).map_err(|_| Short)?)?;
-            }
             _ => {}
         }
     }

@@ -1,14 +1,15 @@
 //! What waits to be sealed, by namespace and day: an index in memory over the batches that have such rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tributary_contract::id::Namespace;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::backfill::Wish;
 use super::block;
 use super::dictionary::Dictionary;
+use super::outline::{Outline, outline};
 use super::row::{BatchSpan, Row, SeriesEntry};
 
 /// What could be sealed into segments of one namespace and day.
@@ -22,14 +23,8 @@ pub struct ToSeal {
     pub rows: u64,
     /// About how many bytes their segment would have.
     pub bytes: u64,
-    /// Least event time.
-    pub min_ts: Timestamp,
-    /// Greatest event time.
-    pub max_ts: Timestamp,
     /// Least event time of those that nobody had to ask for.
     pub owed_from: Option<Timestamp>,
-    /// Earliest receipt.
-    pub oldest_received: Timestamp,
     /// Earliest commit.
     pub oldest_committed: Timestamp,
 }
@@ -40,52 +35,11 @@ struct Part {
     bytes: u64,
     min_ts: Timestamp,
     max_ts: Timestamp,
-    received: Timestamp,
     committed: Timestamp,
     /// Places in the index's list of the sources of rows that lie in no deadband, each once.
-    sources: Vec<u16>,
+    sources: SmallVec<[u16; 4]>,
     /// How many rows wishes mean, if they are kept back, and about how many bytes these have.
     wished: (u64, u64),
-}
-
-impl Part {
-    /// Without any row, where `first` is the first to come.
-    const fn of(batch: &BatchSpan, first: &Row) -> Self {
-        Self {
-            rows: 0,
-            bytes: 0,
-            min_ts: first.ts,
-            max_ts: first.ts,
-            received: first.received_at,
-            committed: batch.committed_at,
-            sources: Vec::new(),
-            wished: (0, 0),
-        }
-    }
-
-    fn take(&mut self, row: &Row, source: u16, wished: bool) {
-        let bytes = block::estimate(row);
-        if !row.kept_back && !self.sources.contains(&source) {
-            self.sources.push(source);
-        }
-        if wished {
-            self.wished = (self.wished.0 + 1, self.wished.1 + bytes);
-        }
-        self.rows += 1;
-        self.bytes += bytes;
-        self.min_ts = self.min_ts.min(row.ts);
-        self.max_ts = self.max_ts.max(row.ts);
-        self.received = self.received.min(row.received_at);
-    }
-}
-
-/// What is known of a series while rows are added.
-struct Known {
-    entry: Option<Arc<SeriesEntry>>,
-    /// Place of its source in the index's list.
-    source: u16,
-    /// Place of its namespace among those of the rows.
-    namespace: usize,
 }
 
 /// The index.
@@ -105,42 +59,44 @@ impl Waiting {
     pub(super) fn add<'a>(
         &mut self,
         batch: &BatchSpan,
+        rows: impl Iterator<Item = &'a Row> + Clone,
+        dictionary: &Dictionary,
+    ) {
+        self.add_outlined(batch, &outline(rows.clone(), |key| dictionary.get(key)), dictionary);
+        self.count_wished(batch, rows, dictionary);
+    }
+
+    /// Counts which of the rows of a batch that is here are wished for.
+    pub(super) fn count_wished<'a>(
+        &mut self,
+        batch: &BatchSpan,
         rows: impl Iterator<Item = &'a Row>,
         dictionary: &Dictionary,
     ) {
-        let mut known: HashMap<u32, Known> = HashMap::new();
-        let mut namespaces: Vec<Namespace> = Vec::new();
-        // Few, and rows of one of them mostly follow one another.
-        let mut parts: Vec<((usize, Day), Part)> = Vec::new();
-        let mut at = 0;
-        for row in rows {
-            let Known { entry, source, namespace } = known.entry(row.series).or_insert_with(|| {
-                let entry = dictionary.get(row.series);
-                let source = self.place_of(entry.as_ref().map_or("", |e| &e.source));
-                let name = entry.as_ref().map(|e| e.namespace.clone()).unwrap_or_default();
-                let namespace = namespaces.iter().position(|n| *n == name).unwrap_or_else(|| {
-                    namespaces.push(name);
-                    namespaces.len() - 1
-                });
-                Known { entry, source, namespace }
-            });
-            let name = (*namespace, row.ts.day());
-            if parts.get(at).is_none_or(|(of, _)| *of != name) {
-                at = parts.iter().position(|(of, _)| *of == name).unwrap_or_else(|| {
-                    parts.push((name, Part::of(batch, row)));
-                    parts.len() - 1
-                });
-            }
-            let Some((_, part)) = parts.get_mut(at) else { continue };
-            let wishes = &self.wishes;
-            let wished =
-                !wishes.is_empty() && entry.as_ref().is_some_and(|e| wishes.iter().any(|w| w.means(row, e)));
-            part.take(row, *source, wished);
+        if self.wishes.is_empty() {
+            return;
         }
-        for ((namespace, day), part) in parts {
-            if let Some(namespace) = namespaces.get(namespace) {
-                self.groups.entry((namespace.clone(), day)).or_default().insert(batch.id, part);
+        for row in rows {
+            let Some(entry) = dictionary.get(row.series) else { continue };
+            if !self.wishes.iter().any(|wish| wish.means(row, &entry)) {
+                continue;
             }
+            let group = self.groups.get_mut(&(entry.namespace.clone(), row.ts.day()));
+            if let Some(part) = group.and_then(|group| group.get_mut(&batch.id)) {
+                part.wished = (part.wished.0 + 1, part.wished.1 + block::estimate(row));
+            }
+        }
+    }
+
+    /// Adds the rows of one batch that wait, of which none is here; which of them are wished for isn't counted.
+    pub(super) fn add_outlined(&mut self, batch: &BatchSpan, outline: &[Outline], dictionary: &Dictionary) {
+        for &Outline { rows, bytes, min_ts, max_ts, of, ref sent, .. } in outline {
+            let source = |key: &u32| dictionary.get(*key).map_or_else(String::new, |e| e.source.clone());
+            let sources = sent.iter().map(|key| self.place_of(&source(key))).collect();
+            let namespace = dictionary.get(of).map(|e| e.namespace.clone()).unwrap_or_default();
+            let committed = batch.committed_at;
+            let part = Part { rows, bytes, min_ts, max_ts, committed, sources, wished: (0, 0) };
+            self.groups.entry((namespace, min_ts.day())).or_default().insert(batch.id, part);
         }
     }
 
@@ -281,9 +237,6 @@ impl Waiting {
                 rows: parts().map(|p| self.offered(p).0).sum(),
                 bytes: parts().map(|p| self.offered(p).1).sum(),
                 owed_from: parts().filter(|p| !self.is_kept(p)).map(|p| p.min_ts).min(),
-                min_ts: parts().map(|p| p.min_ts).min()?,
-                max_ts: parts().map(|p| p.max_ts).max()?,
-                oldest_received: parts().map(|p| p.received).min()?,
                 oldest_committed: parts().map(|p| p.committed).min()?,
             })
         });

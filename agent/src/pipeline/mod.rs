@@ -66,6 +66,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest one while the disk is full: whoever made room wants to see that it helped.
 const LONGEST_WHILE_FULL: Duration = Duration::from_secs(5);
+/// How much longer a start may last, as systemd is asked again and again while it goes on.
+const MORE_TIME: Duration = Duration::from_secs(60);
 /// How often the status is collected.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long a loop may take to end its step when told to stop.
@@ -170,7 +172,7 @@ async fn one_life(
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (shared, stage) = open(config, live, status, clock, Seams::default()).await?;
+    let (shared, stage) = patiently(open(config, live, status, clock, Seams::default())).await?;
     let shared = Arc::new(shared);
     report(&shared, clock.now()).await?;
     let bucket = Arc::new(S3Bucket::new(&config.bucket).await.context("bucket.credentials")?);
@@ -553,6 +555,18 @@ async fn wait_for_signal(stop: CancellationToken) {
         _ = int.recv() => {}
     }
     stop.cancel();
+}
+
+/// Asks systemd for more time as long as `opening` goes on: after a power cut a great buffer is read from end to end.
+async fn patiently<T>(opening: impl Future<Output = T>) -> T {
+    tokio::pin!(opening);
+    loop {
+        tell_systemd(&[sd_notify::NotifyState::ExtendTimeoutUsec(MORE_TIME.as_micros() as u32)]);
+        tokio::select! {
+            opened = &mut opening => return opened,
+            () = sleep(MORE_TIME / 3) => {}
+        }
+    }
 }
 
 /// Says so to systemd, where it asked to be told; elsewhere nothing happens.

@@ -329,7 +329,7 @@ impl Sealer {
             .run(|b| -> anyhow::Result<_> {
                 Ok((
                     b.rows_to_seal(),
-                    b.series_to_seal(),
+                    b.series_waiting(),
                     b.gaps_waiting()?,
                     b.rejects_waiting(REJECTS_AT_ONCE)?,
                     b.alerts_to_seal()?,
@@ -348,7 +348,7 @@ impl Sealer {
             })
             .collect();
         let mut side: HashMap<(Namespace, Table, Day), u64> = HashMap::new();
-        series.iter().for_each(|s| *side.entry(group_of(&s.namespace, s)).or_default() += 1);
+        side.extend(series.into_iter().map(|((ns, day), rows)| ((ns, Table::Series, day), rows)));
         gaps.iter().for_each(|g| *side.entry(group_of(&g.namespace, g)).or_default() += 1);
         rejects.iter().for_each(|r| *side.entry(group_of(&r.namespace, r)).or_default() += 1);
         alerts.iter().for_each(|a| *side.entry(group_of(&a.namespace, a)).or_default() += 1);

@@ -398,3 +398,63 @@ fn any_row_that_can_not_be_read_is_taken_out_and_the_buffer_goes_on() {
         assert!(clean || events == [OpenEvent::Unclean], "{damage}: {events:?}");
     }
 }
+
+/// As if the lake had been told. What it is told of a new series has all times of its readings: until then a start reads
+/// what waits.
+fn tell_of_all_series(buffer: &Buffer) {
+    buffer.sql.execute_batch("UPDATE series SET sealed_in = seen_in").unwrap();
+}
+
+#[test]
+fn a_series_that_is_missing_is_noticed_though_every_checksum_is_right() {
+    for key in 0..2 {
+        let mut world = World::new();
+        let (mut buffer, _) = world.open();
+        world.append(&mut buffer, 4).unwrap();
+        tell_of_all_series(&buffer);
+        buffer.sql.execute("DELETE FROM series WHERE key = ?1", [key]).unwrap();
+        drop(buffer);
+        let (mut buffer, events) = world.open();
+        assert!(events.iter().any(|e| matches!(e, OpenEvent::Damaged { .. })), "{events:?}");
+        world.read_back(&mut buffer).unwrap();
+        let rows: Vec<i64> = world.drain(&mut buffer).into_iter().map(|(value, _)| value).collect();
+        assert_eq!(rows, [0, 1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_start_after_an_operation_that_stumbled_looks_at_every_row() {
+    let mut world = World::new();
+    let (mut buffer, _) = world.open();
+    world.append(&mut buffer, 4).unwrap();
+    buffer.stop().unwrap();
+    let (mut buffer, _) = world.open();
+    buffer.sql.execute_batch("UPDATE batch SET block = zeroblob(length(block))").unwrap();
+    let stumbled = world.path("stumbled");
+    assert!(world.seal(&mut buffer).is_err() && buffer.is_poisoned() && stumbled.exists());
+    // As after a clean stop, but for that word.
+    let lease = std::fs::read(world.path("lease")).unwrap();
+    drop(buffer);
+    std::fs::write(world.path("lease"), lease).unwrap();
+    let (_, events) = world.open();
+    assert!(events.iter().any(|e| matches!(e, OpenEvent::Damaged { .. })), "{events:?}");
+    assert!(!stumbled.exists());
+}
+
+#[test]
+fn what_a_batch_says_of_itself_is_what_its_rows_say() {
+    let mut world = World::new();
+    let (mut buffer, _) = world.open();
+    world.append_mixed(&mut buffer, 60).unwrap();
+    world.append_kept(&mut buffer, 50).unwrap();
+    tell_of_all_series(&buffer);
+    let waits = buffer.rows_to_seal();
+    drop(buffer);
+    let (buffer, events) = world.open();
+    assert_eq!((events, buffer.rows_to_seal()), (vec![OpenEvent::Unclean], waits.clone()));
+    // After a clean stop no block is read at all.
+    buffer.sql.execute_batch("UPDATE batch SET block = zeroblob(length(block))").unwrap();
+    buffer.stop().unwrap();
+    let (buffer, events) = world.open();
+    assert_eq!((events, buffer.rows_to_seal()), (vec![OpenEvent::Clean], waits));
+}
