@@ -48,6 +48,9 @@ struct Args {
     /// Minutes of readings of the part that measures windows
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
+    /// Seconds from a reading of a series to its next, of the part that measures windows
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
     /// MiB of backlog of the part that measures starts
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     backlog: u64,
@@ -175,8 +178,8 @@ async fn windows(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for turn in 1..=args.repeat {
         tell(&format!("{} series without windows and in three ({turn} of {})", args.series, args.repeat));
-        without.push(windowing::measure(false, args.series, args.minutes).await?);
-        with.push(windowing::measure(true, args.series, args.minutes).await?);
+        without.push(windowing::measure(false, args.series, args.minutes, args.every).await?);
+        with.push(windowing::measure(true, args.series, args.minutes, args.every).await?);
     }
     let against = "the same without windows";
     for (sides, of) in [(&with, "three windows"), (&without, against)] {

@@ -13,8 +13,6 @@ use crate::stages::Stages;
 const SECOND: i64 = 1_000_000;
 /// 2026-01-01T00:00:00 UTC.
 const BEGIN: i64 = 1_767_225_600_000_000;
-/// Each series has a reading so often, seconds.
-const EVERY: u64 = 10;
 
 /// One side, a process of its own: what memory and processor it takes is its own.
 #[derive(Debug, clap::Args)]
@@ -28,6 +26,9 @@ pub(crate) struct Options {
     /// Minutes of readings
     #[arg(long)]
     minutes: u64,
+    /// Seconds from a reading of a series to its next
+    #[arg(long)]
+    every: u64,
 }
 
 /// What a side took.
@@ -50,9 +51,10 @@ impl Took {
 ///
 /// # Errors
 /// When it ends badly.
-pub(crate) async fn measure(windows: bool, series: u64, minutes: u64) -> anyhow::Result<Took> {
+pub(crate) async fn measure(windows: bool, series: u64, minutes: u64, every: u64) -> anyhow::Result<Took> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["windowing-side", "--series", &series.to_string(), "--minutes", &minutes.to_string()]);
+    command.args(["--every", &every.to_string()]);
     if windows {
         command.arg("--windows");
     }
@@ -76,7 +78,7 @@ pub(crate) async fn side(options: &Options) -> anyhow::Result<()> {
     let before = Cost::of(std::process::id())?;
     for second in 1..=options.minutes * 60 {
         stages.pass(SECOND);
-        stages.commit(options.series / EVERY, options.series).await?;
+        stages.commit(options.series / options.every.max(1), options.series).await?;
         if second % 5 == 0 {
             stages.seal().await?;
         }
