@@ -78,6 +78,13 @@ pub struct Picked {
     pub(super) rows: RowSet,
 }
 
+impl Picked {
+    /// How many rows of the batch.
+    pub fn rows(&self) -> usize {
+        self.rows.len() as usize
+    }
+}
+
 /// Decisions of one segment of aggregates, as they are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptDecisions {

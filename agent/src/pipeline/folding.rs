@@ -7,7 +7,7 @@ use super::shared::Shared;
 use crate::window::Plan;
 use crate::window::emit::{Emitter, Folded, Priors};
 
-/// What becomes of a plan. Memory: its readings, 24 bytes each, but no more than the plan allows.
+/// What becomes of a plan. Memory: 8 bytes a reading, no more than the plan allows; see `window/collect.rs`.
 ///
 /// # Errors
 /// The buffer's.

@@ -21,7 +21,7 @@ use super::shared::{Shared, StartAgain};
 use super::thinning::verdict;
 use super::windows_of;
 use crate::buffer::{
-    Adopted, AlertRow, BufferError, Contents, GapRow, ReadbackContents, ReadbackItem, RejectRow, Row,
+    Adopted, AlertRow, BufferError, Contents, GapRow, Picked, ReadbackContents, ReadbackItem, RejectRow, Row,
     Sealing, SeriesEntry,
 };
 use crate::config::{HOUR, Segment};
@@ -37,8 +37,8 @@ use crate::window::decision::Seen;
 use crate::window::emit::Emission;
 use crate::window::{Decided, Plan};
 
-/// Batches whose rows are held in memory at once while a segment is encoded.
-const BATCHES_AT_ONCE: usize = 32;
+/// Rows that are read from the journal at once while a segment is encoded, or those of one batch.
+const ROWS_AT_ONCE: usize = 8_192;
 /// Rejects of one segment.
 const REJECTS_AT_ONCE: usize = 10_000;
 /// The greatest segment that is read back from the bucket, bytes.
@@ -246,7 +246,7 @@ impl Sealer {
             // By the clock of this very moment: a step that the windows have taken note of since isn't silence.
             let at = self.shared.now();
             let Some(plan) = self.shared.windows().due_of(through, at, drained) else { return Ok(sealed) };
-            debug!(windows = plan.windows.len(), spans = plan.spans.len(), "closing windows");
+            debug!(windows = plan.windows.len(), "closing windows");
             sealed += self.emit(plan, now).await?;
         }
     }
@@ -423,8 +423,12 @@ impl Sealer {
             return Err(anyhow!("no readings were picked"));
         };
         let sealing = self.begin().await?;
-        let mut builder = Builder::<Row>::new(day, self.provenance(&sealing));
-        for some in picked.chunks(BATCHES_AT_ONCE) {
+        let rows = picked.iter().map(Picked::rows).sum();
+        let mut builder = Builder::<Row>::new(day, self.provenance(&sealing)).with_room_for(rows);
+        let mut left = picked.as_slice();
+        while !left.is_empty() {
+            let (some, rest) = left.split_at(some_of(left));
+            left = rest;
             let part = Contents::Readings { namespace: namespace.clone(), day, picked: some.to_vec() };
             let rows = self
                 .shared
@@ -473,7 +477,7 @@ impl Sealer {
             return Ok(0);
         }
         let sealing = self.begin().await?;
-        let mut builder = Builder::<R>::new(day, self.provenance(&sealing));
+        let mut builder = Builder::<R>::new(day, self.provenance(&sealing)).with_room_for(rows.len());
         if let Some(seen) = seen {
             builder = builder.seeing(seen);
         }
@@ -567,6 +571,16 @@ impl Sealer {
             .await??;
         Ok(())
     }
+}
+
+/// How many of the first batches are read at once: at least one.
+fn some_of(picked: &[Picked]) -> usize {
+    let mut rows = 0;
+    let fits = |batch: &&Picked| {
+        rows += batch.rows();
+        rows <= ROWS_AT_ONCE
+    };
+    picked.iter().take_while(fits).count().max(1)
 }
 
 enum Found {

@@ -145,6 +145,13 @@ impl<R: TableRow> Builder<R> {
         }
     }
 
+    /// The same with room for so many rows at once, as far as a row group holds them.
+    #[must_use]
+    pub fn with_room_for(mut self, rows: usize) -> Self {
+        self.group.reserve_exact(rows.min(ROW_GROUP));
+        self
+    }
+
     /// Takes one row; they may come in any order. A row of another day, or of a series that isn't in the dictionary, is
     /// refused and changes nothing.
     pub fn push(&mut self, row: R, dictionary: Lookup<'_>) -> Result<(), EncodeError> {
@@ -276,6 +283,9 @@ fn agrees<R: TableRow>(
     }
 }
 
+/// By how many bytes a file's room grows at least.
+const GROWTH: usize = 64 << 10;
+
 /// Bytes that are hashed as they come.
 #[derive(Debug, Default)]
 struct Hashed {
@@ -286,6 +296,10 @@ struct Hashed {
 impl Write for Hashed {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.hash.update(buf);
+        if self.bytes.capacity() - self.bytes.len() < buf.len() {
+            // A segment is of some MiB: doubled, half of its room would lie idle.
+            self.bytes.reserve_exact(buf.len().max(self.bytes.len() / 4).max(GROWTH));
+        }
         self.bytes.extend_from_slice(buf);
         Ok(buf.len())
     }

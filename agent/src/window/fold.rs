@@ -160,6 +160,11 @@ impl Fold {
         self
     }
 
+    /// From now on no more than `exact` values are held; beyond that percentiles are estimated.
+    pub fn hold_at_most(&mut self, exact: usize) {
+        self.values.hold_at_most(exact);
+    }
+
     /// How many readings there were.
     pub const fn samples(&self) -> u64 {
         self.samples
@@ -238,12 +243,20 @@ impl Values {
         match self {
             Self::Exact { values, most } if values.len() < *most => values.push(value),
             Self::Exact { values, .. } => {
-                let mut sketch = Box::<Sketch>::default();
-                values.iter().for_each(|v| sketch.push(*v));
+                let mut sketch = sketch_of(values);
                 sketch.push(value);
                 *self = Self::Sketched(sketch);
             }
             Self::Sketched(sketch) => sketch.push(value),
+        }
+    }
+
+    fn hold_at_most(&mut self, exact: usize) {
+        if let Self::Exact { values, most } = self {
+            *most = exact;
+            if values.len() > exact {
+                *self = Self::Sketched(sketch_of(values));
+            }
         }
     }
 
@@ -257,6 +270,12 @@ impl Values {
             Self::Sketched(sketch) => (shares.map(|share| sketch.percentile(share)), Some(sketch.error())),
         }
     }
+}
+
+fn sketch_of(values: &[f64]) -> Box<Sketch> {
+    let mut sketch = Box::<Sketch>::default();
+    values.iter().for_each(|v| sketch.push(*v));
+    sketch
 }
 
 /// The lesser of two, by the order in which -0 comes before 0.
@@ -416,6 +435,12 @@ mod tests {
         let mut sketched = Fold::new(None, START, END, 100);
         all.iter().for_each(|s| sketched.push(s));
         let sketched = sketched.finish().unwrap();
+        let (some, rest) = all.split_at(1000);
+        let mut later = Fold::new(None, START, END, usize::MAX);
+        some.iter().for_each(|s| later.push(s));
+        later.hold_at_most(100);
+        rest.iter().for_each(|s| later.push(s));
+        assert_eq!(later.finish().unwrap(), sketched, "whenever that was asked for");
         let error = sketched.percentile_error.unwrap();
         assert!(error <= 0.005 + 1e-12 && exact.percentile_error.is_none());
         for (a, b) in [(exact.p50, sketched.p50), (exact.p95, sketched.p95), (exact.p99, sketched.p99)] {

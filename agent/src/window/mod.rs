@@ -49,6 +49,7 @@ pub mod decision;
 pub mod plan;
 pub mod needed;
 pub mod open;
+mod collect;
 pub mod emit;
 pub mod announce;
 pub mod represent;

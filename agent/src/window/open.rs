@@ -19,7 +19,6 @@ use tributary_contract::time::Timestamp;
 use super::decision::{Decided, DecisionKey, Seen};
 use super::definition::Definition;
 use super::emit::PassedOver;
-use super::needed::merged;
 use super::plan::{DueWindow, Plan, PlanSeries};
 use super::watermark::{Closing, Progress, Standing};
 use super::{has_trusted_time, is_windowed_text, windowed_value};
@@ -34,13 +33,13 @@ const IDLE_WITHOUT_WINDOWS: i64 = 5 * MINUTE;
 pub struct Bounds {
     /// Windows of one series each.
     pub windows: usize,
-    /// Readings in them: about 24 bytes each while they are folded.
+    /// Readings in them: about 8 bytes each while they are folded.
     pub readings: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { windows: 8_000, readings: 300_000 }
+        Self { windows: 8_000, readings: 600_000 }
     }
 }
 
@@ -423,12 +422,11 @@ impl Windows {
 
     fn plan(&self, due: &[(Unit, &Waiting)], now: Timestamp) -> Plan {
         let mut places: HashMap<u32, u32> = HashMap::new();
-        let (mut series, mut windows, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut series, mut windows) = (Vec::new(), Vec::new());
         for (unit, waiting) in due {
             let Some(definition) = self.definitions.get(usize::from(unit.definition)) else { continue };
             // What holds at the start of a window is looked for one length before it.
             let (from, end) = (definition.grid.lookback(unit.start), definition.grid.end_of(unit.start));
-            spans.push((from, end));
             for touched in &waiting.touched {
                 let Some(known) = self.series.get(touched.series as usize) else { continue };
                 let Some(device) = self.devices.get(known.device as usize) else { continue };
@@ -438,7 +436,6 @@ impl Windows {
                     series.push(PlanSeries { namespace, device: name, id: known.id });
                     place
                 });
-                let readings = self.expected(unit, waiting, touched);
                 windows.push(DueWindow {
                     definition: unit.definition,
                     series: place,
@@ -447,7 +444,6 @@ impl Windows {
                     from,
                     late: waiting.late,
                     frozen: self.frozen.contains_key(unit),
-                    readings,
                 });
             }
         }
@@ -462,7 +458,6 @@ impl Windows {
         Plan {
             seen,
             before: Seen { settled: self.settled, open_from: all_open_from, ..seen },
-            spans: merged(spans),
             windows,
             series,
             definitions: Arc::clone(&self.definitions),

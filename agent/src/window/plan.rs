@@ -17,8 +17,6 @@ pub struct Plan {
     pub seen: Seen,
     /// `settled` and `open_from` as they were before: what a crash in the middle of the plan must find.
     pub before: Seen,
-    /// Stretches `[from, to)` of event time to scan, in order, disjoint.
-    pub spans: Vec<(Timestamp, Timestamp)>,
     /// The windows.
     pub windows: Vec<DueWindow>,
     /// Series of the windows.
@@ -27,7 +25,7 @@ pub struct Plan {
     pub definitions: Arc<[Definition]>,
     /// Sources whose readings are in none of them.
     pub without: Arc<BTreeSet<String>>,
-    /// Readings that folding may hold at once.
+    /// Readings of which folding may hold the values at once; a third of them, where it must hold the readings.
     pub most_held: u64,
     /// The first and the last instant between which readings of open windows were shed.
     pub holes: Option<(Timestamp, Timestamp)>,
@@ -50,8 +48,6 @@ pub struct DueWindow {
     pub late: bool,
     /// Whether it was frozen before: then an earlier decision is known.
     pub frozen: bool,
-    /// About how many readings it holds.
-    pub readings: u64,
 }
 
 /// A series of a plan.

@@ -100,7 +100,11 @@ impl Closing {
             Some(step) if at.since(step.first_at) < horizon / STEPS => {
                 *step = Step { first_at: step.first_at.min(at), last_at: at, until: end };
             }
-            _ => self.steps.push(Step { first_at: at, last_at: at, until: end }),
+            _ => {
+                // There are a handful at most, and one of these for each window of each device.
+                self.steps.reserve_exact(1);
+                self.steps.push(Step { first_at: at, last_at: at, until: end });
+            }
         }
     }
 
