@@ -229,14 +229,17 @@ impl Sealer {
         }
     }
 
-    /// Folds and seals windows that may close. Asked once per `segment.max_age`: each answer is a segment.
+    /// Folds and seals windows that may close: all of them once per `segment.max_age`, for each answer is a segment; as many
+    /// as make a whole segment at once.
     async fn close_windows(&mut self, now: Timestamp) -> anyhow::Result<u64> {
-        let due =
-            self.windows_at.is_none_or(|at| now.since(at) >= self.shared.config.segment.max_age || at > now);
-        if !due || self.shared.config.windows.is_empty() {
+        if self.shared.config.windows.is_empty() {
             return Ok(0);
         }
-        self.windows_at = Some(now);
+        let all =
+            self.windows_at.is_none_or(|at| now.since(at) >= self.shared.config.segment.max_age || at > now);
+        if all {
+            self.windows_at = Some(now);
+        }
         // What comes late while this goes on waits for the next time: else a device that was taken for silent and goes on
         // would have its window emitted again and again, a segment each, and nothing else would be sealed.
         let through = self.shared.windows().through();
@@ -245,7 +248,15 @@ impl Sealer {
             let drained = self.shared.live().drained.iter().all(|d| *d);
             // By the clock of this very moment: a step that the windows have taken note of since isn't silence.
             let at = self.shared.now();
-            let Some(plan) = self.shared.windows().due_of(through, at, drained) else { return Ok(sealed) };
+            let plan = {
+                let mut windows = self.shared.windows();
+                if all || windows.fill_a_plan(at, drained) {
+                    windows.due_of(through, at, drained)
+                } else {
+                    None
+                }
+            };
+            let Some(plan) = plan else { return Ok(sealed) };
             debug!(windows = plan.windows.len(), "closing windows");
             sealed += self.emit(plan, now).await?;
         }

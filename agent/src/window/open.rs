@@ -337,6 +337,18 @@ impl Windows {
         self.plan_first(due.into_iter(), self.bounds.windows, now)
     }
 
+    /// Whether as many windows may close at `now` as one plan holds: waiting for more of them would make no greater
+    /// segment, and takes memory.
+    pub fn fill_a_plan(&self, now: Timestamp, drained: bool) -> bool {
+        let mut windows = 0;
+        let due = |unit: &Unit, waiting: &Waiting| waiting.late || self.may_close(unit, now, drained);
+        self.open >= self.bounds.windows
+            && self.waiting.iter().filter(|(unit, waiting)| due(unit, waiting)).any(|(_, waiting)| {
+                windows += waiting.touched.len();
+                windows >= self.bounds.windows
+            })
+    }
+
     /// The open windows that need readings with event times in `[from, to]` and aren't frozen with all readings up to
     /// `through` (as [`Windows::through`] was before the first call): at most as many as the bounds allow. What is decided
     /// on them doesn't close them. Call again after [`Windows::applied`] until there is none.

@@ -490,7 +490,10 @@ fn a_plan_is_bounded_and_takes_the_series_of_a_window_together() {
     let mut windows = Windows::new(&[minute_window()], 0).with_bounds(bounds);
     let rows: Vec<Row> =
         (0..60).map(|i| row(i + 1, (i % 3) as u32 + 10 * (i % 2) as u32, i as i64 * 20, 1.0)).collect();
-    windows.observe(&rows, &dictionary, at(0));
+    windows.observe(&rows[..3], &dictionary, at(0));
+    assert!(!windows.fill_a_plan(at(2000), true), "too few");
+    windows.observe(&rows[3..], &dictionary, at(0));
+    assert!(windows.fill_a_plan(at(2000), true));
     let plan = windows.due(at(2000), true).unwrap();
     assert!(plan.windows.len() <= 4 && !plan.windows.is_empty(), "{}", plan.windows.len());
     let mut world = World::new(vec![minute_window()]);
