@@ -2,6 +2,7 @@
 //! when the bucket refuses them, and shown nowhere.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -168,6 +169,30 @@ async fn keys_of_seconds_are_renewed_before_they_end_and_no_request_is_refused()
         portion(world, &mut sent).await?;
     }
     ensure!(fleet.refusals()?.is_empty(), "{:?}", fleet.refusals()?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_still_good_are_used_while_nobody_gives_others() -> anyhow::Result<()> {
+    // Every second time nobody gives any.
+    let fleet = Fleet::start(|bucket| {
+        let give = fresh(bucket.clone(), Duration::from_secs(8));
+        let asked = AtomicUsize::new(0);
+        Box::new(move || {
+            let odd = asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+            if odd { Given::Refusal(503, "busy") } else { give() }
+        })
+    })
+    .await?;
+    let (world, mut sent) = (&fleet.world, 0);
+    let _agent = world.agent_with(&[])?;
+    let _receiver = world.receiver()?;
+    subscribed(world).await?;
+    while !std::fs::read_to_string(world.path("agent.log"))?.contains("the old ones are still good") {
+        portion(world, &mut sent).await?;
+    }
+    portion(world, &mut sent).await?;
+    ensure!(fleet.keys.refused() > 0);
     Ok(())
 }
 
