@@ -9,6 +9,7 @@ use tributary_contract::time::Timestamp;
 use super::Finding;
 use crate::config::Config;
 use crate::pipeline::{Clock as _, SystemClock, first_status};
+use crate::upload::answer::{Got, Transport};
 use crate::upload::bucket::Bucket;
 use crate::upload::classify::{Outcome, classify};
 use crate::upload::probe::{Probe, probe};
@@ -40,7 +41,14 @@ pub(super) async fn bucket(config: &Config, now: impl Fn() -> Timestamp) -> Vec<
                 "{name} answers, but neither gives nor denies the receipt ({answer}): that is what a policy without \
                  s3:ListBucket says of what isn't there; if a receipt is, allow s3:GetObject on receipts/"
             ))),
-            _ => return vec![Finding::Bad(format!("{name}: {answer}"))],
+            _ => {
+                return vec![Finding::Bad(match answer.got {
+                    Got::Nothing(Transport::NoCredentials | Transport::NoCredentialsNow) => {
+                        format!("credentials of {name}: {}", answer.detail)
+                    }
+                    _ => format!("{name}: {answer}"),
+                })];
+            }
         },
         Err(_) => return vec![silent()],
     }

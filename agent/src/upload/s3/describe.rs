@@ -24,7 +24,9 @@ where
             let status = response.raw().status().as_u16();
             (Got::Reply { status, code: None }, chain(&error))
         }
-        SdkError::ConstructionFailure(_) => (Got::Nothing(unsent(&error)), chain(&error)),
+        SdkError::ConstructionFailure(_) => {
+            (Got::Nothing(keys(&error).unwrap_or(Transport::NotBuilt)), reason(&error))
+        }
         SdkError::DispatchFailure(failure) => {
             let transport = if let Some(keys) = keys(&error) {
                 keys
@@ -34,7 +36,7 @@ where
             } else {
                 connection(&error)
             };
-            (Got::Nothing(transport), chain(&error))
+            (Got::Nothing(transport), reason(&error))
         }
         // A timeout of the SDK, or a kind that it grew since: the effect isn't known.
         _ => (Got::Nothing(Transport::NoReply), chain(&error)),
@@ -42,8 +44,11 @@ where
     Answer { operation, got, detail: detail.chars().take(500).collect() }
 }
 
-fn unsent(error: &(dyn Error + 'static)) -> Transport {
-    keys(error).unwrap_or(Transport::NotBuilt)
+/// What is wrong, without the SDK's own words around it, where it is something that we know.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let keys = causes(error).find(|e| e.is::<CredentialsError>()).and_then(Error::source);
+    let connection = causes(error).find(|e| e.is::<Unconnected>());
+    chain(keys.or(connection).unwrap_or(error))
 }
 
 /// What kept the keys away, if that is what is wrong.
