@@ -9,8 +9,9 @@ use anyhow::{Context, ensure};
 use tributary_tests::keys::{CONTAINER_TOKEN, Given, KeyServer, ROLE_ALIAS, Session, THING};
 use tributary_tests::s3::Keys;
 use tributary_tests::tls::{Authority, TlsFront};
+use tributary_tests::world::machine::now;
 use tributary_tests::world::process::command;
-use tributary_tests::world::{Mqtt, World, until};
+use tributary_tests::world::{Machine, Mqtt, World, until};
 
 const PORTION: u64 = 20;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -50,7 +51,8 @@ impl Fleet {
         let world = World::with_faults(Mqtt::EmbeddedV5, 1).await?;
         let keys = KeyServer::start(giver(&world.keys_of_bucket()?)).await?;
         let servers = Authority::new(world.path("servers")).await?;
-        servers.sign("iot", "IP:127.0.0.1", 2).await?;
+        // Valid by the clocks of all tests here.
+        servers.sign("iot", "IP:127.0.0.1", 3650).await?;
         let devices = Authority::new(world.path("devices")).await?;
         devices.sign("gateway", "DNS:gw-1", 2).await?;
         let front = TlsFront::start(anywhere(), keys.address(), (&servers, "iot"), Some(&devices)).await?;
@@ -170,6 +172,36 @@ async fn keys_of_seconds_are_renewed_before_they_end_and_no_request_is_refused()
     }
     ensure!(fleet.refusals()?.is_empty(), "{:?}", fleet.refusals()?);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_years_off_and_turned_has_no_keys_fetched_and_none_kept_too_long()
+-> anyhow::Result<()> {
+    const DAY: i64 = 24 * 3600 * 1_000_000;
+    let fleet = Fleet::start(|bucket| Box::new(these(bucket, "One", HOUR))).await?;
+    let (world, mut sent) = (&fleet.world, 0);
+    let bucket = world.keys_of_bucket()?;
+    let mut machine = Machine::new(world)?;
+    machine.starts(now()).await?;
+    machine.synchronises()?;
+    machine.shows(now().plus(3 * 365 * DAY))?;
+    let agent = machine.agent(world)?;
+    let _receiver = world.receiver()?;
+    subscribed(world).await?;
+    for off in [3 * 365 * DAY, -DAY, 0] {
+        machine.shows(now().plus(off))?;
+        world.publish(sent + 1..=sent + PORTION).await?;
+        sent += PORTION;
+        world.acknowledged(sent).await?;
+        let missing = async || Ok((world.tally().await?.numbers.missing(1, sent) == 0).then_some(()));
+        until("every message is in the table", missing).await.with_context(|| world.logs())?;
+        ensure!(fleet.keys.given() == 1, "{off}: {}", fleet.keys.given());
+    }
+    // Whatever the clock says, the bucket has the last word.
+    fleet.keys.give(these(&bucket, "Two", HOUR));
+    bucket.expire("ASIAOne");
+    until("other keys are in use", async || Ok((bucket.used("ASIATwo") > 0).then_some(()))).await?;
+    agent.kill().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

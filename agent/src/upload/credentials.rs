@@ -6,7 +6,7 @@
 
 mod file;
 mod iot;
-mod refresh;
+pub mod refresh;
 
 use std::fmt;
 use std::sync::Arc;
