@@ -30,8 +30,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use self::connect::Connector;
 pub use self::connect::Unconnected;
 use self::proxy::Proxies;
-pub use self::proxy::Reach;
 pub use self::trust::Trust;
+use crate::config::Proxy;
 
 /// A client with its connections; clones share them.
 #[derive(Clone)]
@@ -66,8 +66,8 @@ pub enum FetchError {
 impl Http {
     /// A client without connections. Reads no file yet: whatever is wrong with one is the answer to the requests that
     /// need it, for as long as it is wrong.
-    pub fn new(trust: Trust, reach: Reach) -> Self {
-        let proxies = Proxies::new(&reach);
+    pub fn new(trust: Trust, proxy: &Proxy) -> Self {
+        let proxies = Proxies::new(proxy);
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new());
         Self { client: builder.build(Connector::new(trust, proxies.clone())), proxies }

@@ -30,7 +30,7 @@ use self::movement::{Movement, Moving, Stalled};
 use super::answer::{Answer, Got, Operation, Transport};
 use super::bucket::{Bucket, Content, Fetched, Found};
 use super::credentials::{CredentialsFile, Keys, is_refusal};
-use super::http::{Http, Reach, Trust, chain};
+use super::http::{Http, Trust, chain};
 use crate::buffer::entry::PartDone;
 use crate::config;
 use crate::tls::Clock;
@@ -53,7 +53,6 @@ impl S3Bucket {
     /// Prepares the client; asks neither bucket nor file yet: whatever is wrong with keys or certificates is the answer to
     /// each request, until it is right. `clock` says by what time certificates are judged.
     pub async fn new(settings: &config::Bucket, clock: Clock) -> Self {
-        let reach = |here_directly| Reach { proxy: settings.proxy.clone(), here_directly };
         let region = Region::new(settings.region.clone());
         let keys = match &settings.credentials {
             config::Credentials::File(path) => Keys::File(CredentialsFile::at(path.clone())),
@@ -65,13 +64,13 @@ impl S3Bucket {
                 Keys::of_iot((**iot).clone(), settings.proxy.clone(), Arc::clone(&clock))
             }
             config::Credentials::Default => {
-                let http = Http::new(Trust::new(None, None, Arc::clone(&clock)), reach(true));
+                let http = Http::new(Trust::new(None, None, Arc::clone(&clock)), &settings.proxy);
                 Keys::of_chain(http, region.clone(), Arc::clone(&clock)).await
             }
         };
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(Http::new(Trust::new(settings.ca_file.clone(), None, clock), reach(false)))
+            .http_client(Http::new(Trust::new(settings.ca_file.clone(), None, clock), &settings.proxy))
             .region(region)
             .credentials_provider(SharedCredentialsProvider::new(keys.clone()))
             // It goes by the time of day; ours doesn't.

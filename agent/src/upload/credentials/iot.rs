@@ -11,7 +11,7 @@ use tributary_contract::time::Timestamp;
 use super::refresh;
 use crate::config::{Iot, Proxy};
 use crate::tls::Clock;
-use crate::upload::http::{FetchError, Http, Reach, Trust};
+use crate::upload::http::{FetchError, Http, Trust};
 
 /// How long the whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,7 +114,7 @@ impl IotSource {
         let Iot { endpoint, role_alias, thing_name, cert_file, key_file, ca_file } = &self.iot;
         let own = (cert_file.clone(), key_file.clone());
         let trust = Trust::new(ca_file.clone(), Some(own), self.clock.clone());
-        let http = Http::new(trust, Reach { proxy: self.proxy.clone(), here_directly: false });
+        let http = Http::new(trust, &self.proxy);
         let request = Request::get(format!("https://{endpoint}/role-aliases/{role_alias}/credentials"))
             .header("x-amzn-iot-thingname", thing_name)
             .body(SdkBody::empty())

@@ -9,26 +9,13 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 
 use crate::config::Proxy;
 
-/// What a client asks, as far as proxies are concerned.
-#[derive(Debug, Clone)]
-pub struct Reach {
-    /// The setting.
-    pub proxy: Proxy,
-    /// Never through a proxy: this machine, and what clouds serve to it by an address of the link. Keys are asked for
-    /// there.
-    pub here_directly: bool,
-}
-
 /// The rules in force.
 #[derive(Clone)]
-pub(super) struct Proxies {
-    matcher: Option<Arc<Matcher>>,
-    here_directly: bool,
-}
+pub(super) struct Proxies(Option<Arc<Matcher>>);
 
 impl Proxies {
-    pub(super) fn new(reach: &Reach) -> Self {
-        let matcher = match &reach.proxy {
+    pub(super) fn new(setting: &Proxy) -> Self {
+        let matcher = match setting {
             Proxy::Off => None,
             Proxy::Environment => Some(Matcher::from_env()),
             Proxy::Url(url) => {
@@ -36,15 +23,13 @@ impl Proxies {
                 Some(Matcher::builder().all(url.clone()).no(direct.unwrap_or_default()).build())
             }
         };
-        Self { matcher: matcher.map(Arc::new), here_directly: reach.here_directly }
+        Self(matcher.map(Arc::new))
     }
 
-    /// The proxy before `to`.
+    /// The proxy before `to`; none before this machine, and before what clouds serve to it by an address of the link.
     pub(super) fn before(&self, to: &Uri) -> Option<Intercept> {
-        if self.here_directly && to.host().is_some_and(is_here) {
-            return None;
-        }
-        self.matcher.as_ref()?.intercept(to)
+        let matcher = self.0.as_ref().filter(|_| !to.host().is_some_and(is_here))?;
+        matcher.intercept(to)
     }
 
     /// The name and password that the proxy before `to` wants in the request itself: where that is tunnelled, it gets
@@ -75,10 +60,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_keys_on_this_machine_never_goes_through_a_proxy() {
-        let rules = |here_directly| {
-            Proxies::new(&Reach { proxy: Proxy::Url("http://proxy:3128".into()), here_directly })
-        };
+    fn what_is_asked_of_this_machine_or_of_its_link_never_goes_through_a_proxy() {
+        let rules = Proxies::new(&Proxy::Url("http://proxy:3128".into()));
         for url in [
             "http://localhost:8080/c",
             "http://127.0.0.1/c",
@@ -86,13 +69,15 @@ mod tests {
             "http://[fd00:ec2::254]/latest",
             "http://[::1]:80/",
         ] {
-            let to: Uri = url.parse().unwrap();
-            assert!(rules(true).before(&to).is_none(), "{url}");
-            assert!(rules(false).before(&to).is_some(), "{url}");
+            assert!(rules.before(&url.parse().unwrap()).is_none(), "{url}");
+        }
+        for url in
+            ["https://sts.eu-central-1.amazonaws.com/", "http://10.0.0.1:9000/", "http://localhost.plant/"]
+        {
+            let proxy = rules.before(&url.parse().unwrap()).unwrap();
+            assert_eq!(proxy.uri().authority().unwrap(), "proxy:3128", "{url}");
         }
         let away: Uri = "https://sts.eu-central-1.amazonaws.com/".parse().unwrap();
-        let proxy = rules(true).before(&away).unwrap();
-        assert_eq!(proxy.uri().authority().unwrap(), "proxy:3128");
-        assert!(Proxies::new(&Reach { proxy: Proxy::Off, here_directly: false }).before(&away).is_none());
+        assert!(Proxies::new(&Proxy::Off).before(&away).is_none());
     }
 }
