@@ -5,6 +5,7 @@
 
 mod section;
 pub mod alerts;
+pub mod bucket;
 pub mod decoding;
 pub mod functions;
 pub mod publish;
@@ -15,6 +16,7 @@ pub mod show;
 pub mod parse;
 
 pub use alerts::{AlertRule, Condition, Severity};
+pub use bucket::{Bucket, Credentials, Iot, Proxy};
 pub use decoding::{Decoder, Decoding, TimeUnit};
 pub use functions::{Function, Functions};
 pub use publish::{Names, TopicPattern};
@@ -25,7 +27,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tributary_contract::id::{GatewayId, Namespace};
-use tributary_contract::key::Prefix;
 use tributary_contract::series::Tags;
 use tributary_contract::time::DAY_MICROS;
 
@@ -253,32 +254,6 @@ pub struct Segment {
     pub max_bytes: u64,
     /// Age of its oldest row at which one is sealed, microseconds.
     pub max_age: i64,
-}
-
-/// The bucket.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bucket {
-    /// Name of the bucket.
-    pub name: String,
-    /// Prefix of everything.
-    pub prefix: Prefix,
-    /// Endpoint, for stores other than AWS.
-    pub endpoint: Option<String>,
-    /// Region.
-    pub region: String,
-    /// Where the keys come from.
-    pub credentials: Credentials,
-    /// Objects above this many bytes are sent in parts of this size; S3 demands at least 5 MiB.
-    pub part_size: u64,
-}
-
-/// Where credentials come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// The SDK's default chain: environment, profile, container, instance.
-    Default,
-    /// A TOML file with `access_key_id`, `secret_access_key`, and perhaps `session_token`.
-    File(PathBuf),
 }
 
 /// Status.

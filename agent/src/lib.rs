@@ -10,6 +10,7 @@
 pub mod config;
 pub mod reading;
 pub mod clock;
+pub mod tls;
 pub mod offload;
 pub mod ingest;
 pub mod buffer;

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use rumqttc::{Event, Packet, QoS};
 use tokio::process::Command;
 use tributary_tests::mqtt::EmbeddedBroker;
+use tributary_tests::tls::Authority;
 use tributary_tests::workspace;
 use tributary_tests::world::ports;
 use tributary_tests::world::publish::{Message, message, publish, publish_as};
@@ -24,27 +25,6 @@ async fn run(folder: &Path, program: &str, arguments: &str) -> anyhow::Result<()
     Ok(())
 }
 
-/// An authority, and certificates by it for broker and client.
-async fn certificates(folder: &Path) -> anyhow::Result<()> {
-    std::fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1")?;
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    run(folder, "openssl", &format!("req -x509 {key} -days 2 -subj /CN=ca -keyout ca.key -out ca.pem"))
-        .await?;
-    for name in ["broker", "client"] {
-        run(
-            folder,
-            "openssl",
-            &format!("req -new {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"),
-        )
-        .await?;
-        let sign = format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out {name}.pem"
-        );
-        run(folder, "openssl", &sign).await?;
-    }
-    Ok(())
-}
-
 /// Has the agent connect to `url` instead, with more lines for its broker.
 fn connect_to(world: &World, url: &str, lines: &str) -> anyhow::Result<std::path::PathBuf> {
     let own = format!("url = \"mqtt://{}\"\n", world.proxy.address());
@@ -56,8 +36,10 @@ async fn tcp_tls_mutual_tls_and_a_password_from_its_file_each_bring_their_messag
     const EACH: u64 = 20;
     let world = World::start(Mqtt::MosquittoV5(Saves::AtStop)).await?;
     let folder = world.path("tls");
-    std::fs::create_dir(&folder)?;
-    certificates(&folder).await?;
+    let authority = Authority::new(folder.clone()).await?;
+    for name in ["broker", "client"] {
+        authority.sign(name, "IP:127.0.0.1", 2).await?;
+    }
     world.write("tls/users", "gw:correct horse\n")?;
     run(&folder, "mosquitto_passwd", "-U users").await?;
     let [login, tls, mutual] = ports::free()?;

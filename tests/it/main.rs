@@ -18,6 +18,8 @@ mod storm;
 mod bucket_faults;
 mod bucket_kills;
 mod multipart;
+mod credentials;
+mod upload_answers;
 mod budgets;
 mod backfill;
 mod commands;

@@ -28,7 +28,7 @@ use tributary_contract::status::GatewayStatus;
 use crate::faults::FaultProxy;
 use crate::lake::{Copies, Files, Tables, Tally};
 use crate::mqtt::Proxy;
-use crate::s3::{S3Options, S3Server, client};
+use crate::s3::{Keys, S3Options, S3Server, client};
 use crate::wait::GIVE_UP;
 pub use crate::wait::until;
 pub use broker::{Broker, Mosquitto, Saves};
@@ -165,6 +165,20 @@ impl World {
         self.faults.as_ref().context("this world has no proxy before its bucket")
     }
 
+    /// The keys that the bucket takes; they last as long as it runs.
+    ///
+    /// # Errors
+    /// When the bucket doesn't run in this process.
+    pub fn keys_of_bucket(&self) -> anyhow::Result<Keys> {
+        Ok(self.bucket.as_ref().context("the bucket doesn't run here")?.keys())
+    }
+
+    /// Where the bucket listens.
+    #[must_use]
+    pub const fn bucket_address(&self) -> SocketAddr {
+        local(self.bucket_port)
+    }
+
     /// Starts the bucket with what it held before.
     ///
     /// # Errors
@@ -293,6 +307,19 @@ impl World {
     /// When it can't be started.
     pub fn agent(&self) -> anyhow::Result<Process> {
         self.run("agent", &self.programs.agent, &self.path("agent.toml"))
+    }
+
+    /// Starts the agent with nothing in its environment but that.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn agent_with(&self, environment: &[(&str, &str)]) -> anyhow::Result<Process> {
+        // It becomes the agent, and keeps the process id.
+        let mut arguments = vec!["-i".to_owned()];
+        arguments.extend(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        let (agent, config) = (self.programs.agent.display(), self.path("agent.toml"));
+        arguments.extend([agent.to_string(), "run".into(), "--config".into(), config.display().to_string()]);
+        Process::start(Path::new("env"), arguments, &self.path("agent.log"))
     }
 
     /// Starts the receiver.

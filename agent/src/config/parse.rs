@@ -6,15 +6,13 @@ use std::path::PathBuf;
 
 use toml::Value;
 use tributary_contract::id::{GatewayId, Namespace};
-use tributary_contract::key::Prefix;
 use tributary_contract::time::DAY_MICROS;
 
 pub use super::section::Problem;
 use super::section::{Problems, Section};
 use super::{
-    Broker, Bucket, Buffer, Config, Credentials, Function, Functions, HOUR, Limits, MINUTE, MqttVersion,
-    PRIORITY, ReleaseOn, SECOND, Segment, Selection, Source, Status, TopicPattern, Upload, Window, Zone,
-    alerts, decoding,
+    Broker, Buffer, Config, Function, Functions, HOUR, Limits, MINUTE, MqttVersion, PRIORITY, ReleaseOn,
+    SECOND, Segment, Selection, Source, Status, TopicPattern, Upload, Window, Zone, alerts, bucket, decoding,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -156,7 +154,7 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
     }
     let alerts = alerts::read(&mut root);
     let segment = read_segment(root.section("segment"));
-    let bucket = read_bucket(&mut root);
+    let bucket = bucket::read(&mut root, gateway.as_ref());
     let status = read_status(root.section("status"));
     let limits = read_limits(root.section("limits"));
     root.finish();
@@ -514,57 +512,6 @@ fn read_segment(mut s: Section<'_>) -> Segment {
     };
     s.finish();
     segment
-}
-
-fn read_bucket(root: &mut Section<'_>) -> Option<Bucket> {
-    let mut s = root.section("bucket");
-    let url = s.required("url", "\"s3://my-lake/site-a\"");
-    let parts = url.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")));
-    let (name, prefix) = match parts {
-        Some((name, prefix)) if !name.is_empty() => (name.to_owned(), prefix.to_owned()),
-        _ => {
-            if !url.is_empty() {
-                s.problem("url", format!("got {url:?}; write s3://BUCKET or s3://BUCKET/PREFIX"));
-            }
-            (String::new(), String::new())
-        }
-    };
-    let prefix = Prefix::new(&prefix).map_err(|e| s.problem("url", e.to_string())).ok();
-    let endpoint = s.parsed("endpoint", |e| {
-        let good = (e.starts_with("http://") || e.starts_with("https://")) && !e.contains('@');
-        if good {
-            Ok(e.to_owned())
-        } else {
-            Err(format!("got {e:?}; write http://HOST:PORT or https://HOST"))
-        }
-    });
-    let region = s.string("region").unwrap_or_else(|| "us-east-1".into());
-    let credentials = read_credentials(&mut s);
-    let part_size = s.bytes("part_size", 5 << 20..=64 << 20, 8 << 20);
-    s.finish();
-    Some(Bucket { name, prefix: prefix?, endpoint, region, credentials, part_size })
-}
-
-fn read_credentials(s: &mut Section<'_>) -> Credentials {
-    let example = "write \"default\" or { file = \"/etc/tributary/credentials.toml\" }";
-    match s.value("credentials") {
-        None => Credentials::Default,
-        Some(Value::String(word)) if word == "default" => Credentials::Default,
-        Some(Value::Table(table)) => match (table.get("file"), table.len()) {
-            (Some(Value::String(file)), 1) => Credentials::File(PathBuf::from(file)),
-            _ => {
-                s.problem(
-                    "credentials",
-                    format!("holds other keys than `file`; {example}; never the keys themselves"),
-                );
-                Credentials::Default
-            }
-        },
-        Some(_) => {
-            s.problem("credentials", example);
-            Credentials::Default
-        }
-    }
 }
 
 fn read_status(mut s: Section<'_>) -> Status {

@@ -126,11 +126,22 @@ pub fn show(c: &Config) -> String {
         line("bucket.endpoint", quote(endpoint));
     }
     line("bucket.region", quote(&c.bucket.region));
-    let credentials = match &c.bucket.credentials {
-        Credentials::Default => quote("default"),
-        Credentials::File(path) => format!("{{ file = {} }}", quote(&path.display().to_string())),
-    };
-    line("bucket.credentials", credentials);
+    line("bucket.credentials", c.bucket.credentials.show());
+    if let Credentials::Iot(iot) = &c.bucket.credentials {
+        let at = |key: &str| format!("bucket.iot.{key}");
+        line(&at("endpoint"), quote(&iot.endpoint));
+        line(&at("role_alias"), quote(&iot.role_alias));
+        line(&at("thing_name"), quote(&iot.thing_name));
+        line(&at("cert_file"), quote(&iot.cert_file.display().to_string()));
+        line(&at("key_file"), quote(&iot.key_file.display().to_string()));
+        if let Some(path) = &iot.ca_file {
+            line(&at("ca_file"), quote(&path.display().to_string()));
+        }
+    }
+    if let Some(path) = &c.bucket.ca_file {
+        line("bucket.ca_file", quote(&path.display().to_string()));
+    }
+    line("bucket.proxy", quote(c.bucket.proxy.word()));
     line("bucket.part_size", bytes(c.bucket.part_size));
     line("status.listen", quote(&c.status.listen.map_or("off".into(), |a| a.to_string())));
     line("status.every", duration(c.status.every));

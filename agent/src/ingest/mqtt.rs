@@ -37,7 +37,6 @@ mod protocol;
 mod queue;
 mod rate;
 mod task;
-mod tls;
 pub mod trial;
 mod v4;
 mod v5;
@@ -53,6 +52,8 @@ use super::decode::Outgoing;
 use super::topic::{TemplateError, TopicTemplate};
 use super::{Ack, Publish, Session};
 use crate::config::{Broker, Config, MqttVersion};
+pub use crate::tls::Clock;
+use crate::tls::TlsError;
 
 /// Events that may wait for the pipeline.
 pub const QUEUE_EVENTS: usize = 4096;
@@ -62,9 +63,6 @@ pub const QUEUE_BYTES: usize = 8 << 20;
 pub const OUTGOING: usize = 4096;
 /// Time for TCP, TLS and CONNACK, and for a write to get out, seconds.
 const PATIENCE: u64 = 15;
-
-/// Wall time in microseconds; a function, so that tests turn the clock.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Why a connection can't even be tried.
 #[derive(Debug, thiserror::Error)]
@@ -79,15 +77,9 @@ pub enum MqttError {
         /// What is wrong with it.
         error: String,
     },
-    /// TLS without anything to trust.
-    #[error("no system certificates to trust were found ({0}): set `ca_file`")]
-    NoRoots(String),
     /// TLS.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// A certificate without its key, or the other way round.
-    #[error("`cert_file` and `key_file` belong together: set both or none")]
-    HalfIdentity,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A persistent session without name.
     #[error("`client_id` is empty: a session that is kept needs a name that stays the same")]
     NoClientId,

@@ -175,7 +175,8 @@ async fn one_life(
     let (shared, stage) = patiently(open(config, live, status, clock, Seams::default())).await?;
     let shared = Arc::new(shared);
     report(&shared, clock.now()).await?;
-    let bucket = Arc::new(S3Bucket::new(&config.bucket).await.context("bucket.credentials")?);
+    let time = Arc::clone(clock);
+    let bucket = Arc::new(S3Bucket::new(&config.bucket, Arc::new(move || time.now())).await);
     let (handles, events) = connect(&shared).await?;
     if let Some(first) = handles.first() {
         shared.publisher.get_or_init(|| first.publisher());

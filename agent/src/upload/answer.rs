@@ -89,8 +89,10 @@ pub enum Transport {
     Tls,
     /// The connection broke, stalled, or gave something that isn't HTTP. The request may have had its effect.
     NoReply,
-    /// There are no keys to sign with. Nothing was sent.
+    /// There are no keys to sign with, and only a person can help. Nothing was sent.
     NoCredentials,
+    /// Nobody gives keys to sign with just now. Nothing was sent.
+    NoCredentialsNow,
     /// The segment's file can't be read. Nothing whole was sent.
     File,
     /// The request couldn't be built. Nothing was sent.
@@ -108,6 +110,7 @@ impl fmt::Display for Got {
                 Transport::Tls => "no trusted TLS connection to the endpoint",
                 Transport::NoReply => "the connection gave no whole reply",
                 Transport::NoCredentials => "no credentials to sign with",
+                Transport::NoCredentialsNow => "no credentials to sign with for now",
                 Transport::File => "the segment's file can't be read",
                 Transport::NotBuilt => "the request couldn't be built",
             }),

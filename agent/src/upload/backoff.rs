@@ -18,6 +18,11 @@ impl Jitter {
     pub const fn new(fraction: f64) -> Self {
         if fraction.is_nan() { Self(0.0) } else { Self(fraction.clamp(0.0, 1.0)) }
     }
+
+    /// The fraction, 0 to 1.
+    pub const fn fraction(self) -> f64 {
+        self.0
+    }
 }
 
 impl Backoff {

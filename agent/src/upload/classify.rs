@@ -59,7 +59,9 @@ pub fn classify(answer: &Answer) -> Outcome {
     let operation = answer.operation;
     match &answer.got {
         Got::Nothing(transport) => match transport {
-            Transport::NoAddress | Transport::NoConnection | Transport::Tls => Outcome::Later,
+            Transport::NoAddress | Transport::NoConnection | Transport::Tls | Transport::NoCredentialsNow => {
+                Outcome::Later
+            }
             Transport::NoReply => effect_unknown(operation, Outcome::Later),
             Transport::NoCredentials | Transport::NotBuilt => Outcome::Stop,
             Transport::File => Outcome::Refused,
@@ -67,13 +69,11 @@ pub fn classify(answer: &Answer) -> Outcome {
         Got::Reply { status, code: Some(code) } => match code {
             // A look is answered with 403 for an absent object too, if we may not list; see `Outcome::Unknown`.
             Code::AccessDenied => refused_access(operation),
-            Code::InvalidAccessKeyId
-            | Code::SignatureDoesNotMatch
-            | Code::NoSuchBucket
-            | Code::WrongRegion
-            | Code::NotImplemented => Outcome::Stop,
-            // Fresh keys and a corrected clock come by themselves.
-            Code::RequestTimeTooSkewed | Code::ExpiredToken => Outcome::Later,
+            Code::SignatureDoesNotMatch | Code::NoSuchBucket | Code::WrongRegion | Code::NotImplemented => {
+                Outcome::Stop
+            }
+            // Fresh keys and a corrected clock come by themselves. Keys that nobody knows may have been replaced.
+            Code::RequestTimeTooSkewed | Code::ExpiredToken | Code::InvalidAccessKeyId => Outcome::Later,
             Code::NoSuchKey => absent(operation),
             Code::NoSuchUpload => Outcome::LookFirst(Lost::Upload),
             Code::PreconditionFailed => taken(operation),
@@ -216,7 +216,7 @@ mod tests {
             (PutNew, 403, "AccessDenied", Stop),
             (PutNew, 403, "", Stop),
             (PutNew, 403, "SignatureDoesNotMatch", Stop),
-            (PutNew, 403, "InvalidAccessKeyId", Stop),
+            (PutNew, 403, "InvalidAccessKeyId", Later),
             (PutNew, 403, "RequestTimeTooSkewed", Later),
             (PutNew, 400, "ExpiredToken", Later),
             (PutNew, 400, "BadDigest", Again),
@@ -255,6 +255,7 @@ mod tests {
             (UploadPart, Transport::NoReply, Later),
             (Head, Transport::NoReply, Later),
             (PutNew, Transport::NoCredentials, Stop),
+            (PutNew, Transport::NoCredentialsNow, Later),
             (PutNew, Transport::File, Refused),
         ];
         for (operation, transport, expected) in table {

@@ -38,6 +38,8 @@
 //! | 404 to a look | not there | send again |
 //! | 403 to a look | *unknown*: absent objects look so to those who may not list | send again, create-only; after a 412, wait |
 //! | 503, `SlowDown`, no connection | the link or the store isn't well | later, with growing pauses, for all entries |
+//! | `ExpiredToken`, unknown keys, nobody gives any now | other keys may be had | the same, with fresh keys |
+//! | `RequestTimeTooSkewed` | our clock is wrong | the same, signed by the store's time |
 //! | 403, `NoSuchBucket`, wrong region | the store takes nothing from us | stop, say so, try again every five minutes |
 //! | other 4xx with a code of the store | it will never take this segment | *held* on disk, shown; the others go on |
 //!
@@ -83,6 +85,7 @@ pub mod backoff;
 pub mod bucket;
 pub mod step;
 pub mod perform;
+pub mod http;
 pub mod credentials;
 pub mod s3;
 pub mod memory;

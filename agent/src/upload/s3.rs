@@ -4,20 +4,19 @@ mod describe;
 mod movement;
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart};
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -26,16 +25,15 @@ use sha2::Digest as _;
 use tributary_contract::digest::Digest;
 use tributary_contract::time::Timestamp;
 
-use self::describe::{chain, describe};
+use self::describe::describe;
 use self::movement::{Movement, Moving, Stalled};
 use super::answer::{Answer, Got, Operation, Transport};
 use super::bucket::{Bucket, Content, Fetched, Found};
-use super::credentials::{CredentialsFile, CredentialsFileError};
+use super::credentials::{CredentialsFile, Keys, is_refusal};
+use super::http::{Http, Trust, chain};
 use crate::buffer::entry::PartDone;
 use crate::config;
-
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(10);
+use crate::tls::Clock;
 
 /// How long nothing may move before a request is given up: no byte of the body taken by the system, no reply after
 /// the last one. Not a limit on the whole request: a slow link takes an hour for what a fast one does in a second,
@@ -46,47 +44,49 @@ const STALL: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub struct S3Bucket {
     client: Client,
+    keys: Keys,
     name: String,
     stall: Duration,
 }
 
 impl S3Bucket {
-    /// Prepares the client; sends nothing. Fails if a credentials file doesn't give keys.
-    pub async fn new(settings: &config::Bucket) -> Result<Self, CredentialsFileError> {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+    /// Prepares the client; asks neither bucket nor file yet: whatever is wrong with keys or certificates is the answer to
+    /// each request, until it is right. `clock` says by what time certificates are judged.
+    pub async fn new(settings: &config::Bucket, clock: Clock) -> Self {
         let region = Region::new(settings.region.clone());
+        let keys = match &settings.credentials {
+            config::Credentials::File(path) => Keys::File(CredentialsFile::at(path.clone())),
+            config::Credentials::Systemd(name) => {
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into);
+                Keys::File(CredentialsFile::of_systemd(name, folder))
+            }
+            config::Credentials::Iot(iot) => {
+                Keys::of_iot((**iot).clone(), settings.proxy.clone(), Arc::clone(&clock))
+            }
+            config::Credentials::Default => {
+                let http = Http::new(Trust::new(None, None, Arc::clone(&clock)), &settings.proxy);
+                Keys::of_chain(http, region.clone(), Arc::clone(&clock)).await
+            }
+        };
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(http.clone())
-            .region(region.clone())
+            .http_client(Http::new(Trust::new(settings.ca_file.clone(), None, clock), &settings.proxy))
+            .region(region)
+            .credentials_provider(SharedCredentialsProvider::new(keys.clone()))
+            // It goes by the time of day; ours doesn't.
+            .identity_cache(IdentityCache::no_cache())
             // Repeating is decided in one place, `step.rs`: a repetition behind its back would hide a lost reply.
             .retry_config(RetryConfig::disabled())
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
             // Its grace period ends while the system's send buffer still drains into a slow link.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             // We give our own; the SDK's would be sent in trailers that not every store reads.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        match &settings.credentials {
-            config::Credentials::File(path) => {
-                builder = builder.credentials_provider(CredentialsFile::new(path)?);
-            }
-            config::Credentials::Default => {
-                let chain = aws_config::defaults(BehaviorVersion::latest())
-                    .http_client(http)
-                    .region(region)
-                    .load()
-                    .await;
-                builder.set_credentials_provider(chain.credentials_provider());
-            }
-        }
         if let Some(endpoint) = &settings.endpoint {
             // Stores other than AWS seldom have a DNS name per bucket.
             builder = builder.endpoint_url(endpoint).force_path_style(true);
         }
-        Ok(Self { client: Client::from_conf(builder.build()), name: settings.name.clone(), stall: STALL })
+        Self { client: Client::from_conf(builder.build()), keys, name: settings.name.clone(), stall: STALL }
     }
 
     /// The same bucket, giving a request up when nothing moved for `stall`.
@@ -116,7 +116,13 @@ impl S3Bucket {
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         match movement.wait(self.stall, call).await {
-            Ok(done) => done.map_err(|e| describe(operation, e)),
+            Ok(done) => done.map_err(|e| {
+                let answer = describe(operation, e);
+                if is_refusal(&answer) {
+                    self.keys.refuse();
+                }
+                answer
+            }),
             Err(Stalled) => Err(stalled(operation, self.stall)),
         }
     }

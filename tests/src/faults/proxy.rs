@@ -222,7 +222,9 @@ async fn answer(
             return Err(Closed);
         }
         Some(Spoil::Instead(reply)) => reply,
-        Some(Spoil::After(_) | Spoil::LoseReply | Spoil::ShortReply | Spoil::Slow(_)) | None => {
+        Some(Spoil::FlipBit | Spoil::After(_) | Spoil::LoseReply | Spoil::ShortReply | Spoil::Slow(_))
+        | None => {
+            let request = changed(request, seen.spoil.as_ref());
             let done = forward(request.map(Pieces::whole), shared.upstream).await.map_err(|_| Closed)?;
             let (head, body) = done.into_parts();
             let status = head.status.as_u16();
@@ -231,7 +233,7 @@ async fn answer(
                 seen.spoil = shared.state().script.answered(&seen.asked, status);
             }
             let pieces = match &seen.spoil {
-                None => Pieces::whole(body.clone()),
+                None | Some(Spoil::FlipBit) => Pieces::whole(body.clone()),
                 Some(Spoil::Slow(pause)) => Pieces::slow(body.clone(), *pause),
                 Some(Spoil::ShortReply) => return short(head, body, &method, seen),
                 Some(Spoil::LoseReply | Spoil::Cut | Spoil::CutBody) => return Err(Closed),
@@ -242,6 +244,19 @@ async fn answer(
         }
     };
     told(reply, &method, seen)
+}
+
+/// The request as it goes on to the server.
+fn changed(request: Request<Bytes>, spoil: Option<&Spoil>) -> Request<Bytes> {
+    if spoil != Some(&Spoil::FlipBit) {
+        return request;
+    }
+    request.map(|body| {
+        let mut bytes = body.to_vec();
+        let middle = bytes.len() / 2;
+        bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 0x10);
+        bytes.into()
+    })
 }
 
 /// The answer that a script gives.

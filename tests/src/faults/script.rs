@@ -46,6 +46,8 @@ pub enum Spoil {
     CutBody,
     /// Before the effect: the server hears nothing, this is answered.
     Instead(Reply),
+    /// On the way: one bit in the middle of the body is another. Strikes only requests with a body.
+    FlipBit,
     /// After the effect: this is answered.
     After(Reply),
     /// After the effect: the connection is closed without a reply.
@@ -61,7 +63,7 @@ impl Spoil {
     #[must_use]
     pub const fn has_effect(&self) -> bool {
         match self {
-            Self::Cut | Self::CutBody | Self::Instead(_) => false,
+            Self::Cut | Self::CutBody | Self::Instead(_) | Self::FlipBit => false,
             Self::After(_) | Self::LoseReply | Self::ShortReply | Self::Slow(_) => true,
         }
     }

@@ -151,6 +151,17 @@ async fn each_fault_of_a_put_strikes_at_its_moment_and_the_client_hears_what_the
 }
 
 #[tokio::test]
+async fn a_bit_that_changes_on_the_way_is_refused_by_the_server_and_leaves_nothing() {
+    let world = world().await;
+    world.fault(Operation::PutObject, Spoil::FlipBit);
+    let (status, code) = world.put("k", b"twelve bytes").await;
+    assert_eq!(status, Some(400), "{code:?}");
+    assert!(!world.is_there("k").await);
+    assert_eq!(world.put("k", b"twelve bytes").await.0, Some(200));
+    assert_eq!(world.get("k").await.unwrap(), b"twelve bytes");
+}
+
+#[tokio::test]
 async fn a_read_may_end_early_or_trickle_and_a_complete_may_fail_with_200() {
     let world = world().await;
     static BODY: [u8; 10_000] = [7; 10_000];

@@ -10,6 +10,11 @@ pub fn client(
     secret_access_key: &str,
 ) -> aws_sdk_s3::Client {
     let credentials = Credentials::new(access_key_id, secret_access_key, None, None, "tributary-tests");
+    client_of(endpoint, region, credentials)
+}
+
+/// The same, with keys that may be a session's.
+pub fn client_of(endpoint: &str, region: &str, credentials: Credentials) -> aws_sdk_s3::Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .endpoint_url(endpoint)

@@ -1,20 +1,26 @@
-//! Who may pass: requests signed for our region with the one access key.
+//! Who may pass: requests signed for our region with a key whose session goes on.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::{S3Result, s3_error};
 
-/// Refuses anonymous requests and signatures made for another region.
+use super::keys::Keys;
+
+/// Refuses anonymous requests, signatures made for another region, and sessions that have ended.
 pub struct Gate {
     /// The region of this server.
     pub region: String,
+    /// The keys that it knows.
+    pub keys: Keys,
 }
 
 #[async_trait::async_trait]
 impl S3Access for Gate {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if cx.credentials().is_none() {
+        let Some(credentials) = cx.credentials() else {
             return Err(s3_error!(AccessDenied, "Access Denied: this request isn't signed"));
-        }
+        };
+        let token = cx.headers().get("x-amz-security-token").and_then(|value| value.to_str().ok());
+        self.keys.check(&credentials.access_key, token)?;
         // The signature itself was verified before; only its scope is left to judge.
         let header = cx.headers().get("authorization").and_then(|value| value.to_str().ok());
         let query = cx.uri().query().map(super::percent::decode);

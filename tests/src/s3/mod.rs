@@ -1,7 +1,7 @@
 //! A strict S3 API server on local files.
 //!
 //! It refuses what S3 refuses: creates of existing keys, bodies that differ from their checksums, parts that are
-//! missing, changed, unordered or too small, anonymous requests, signatures for another region. An answered write
+//! missing, changed, unordered or too small, anonymous requests, signatures for another region, sessions that have ended. An answered write
 //! survives a kill at any moment, and a write that wasn't answered is there whole or not at all; half-done uploads
 //! survive too. Deliberately absent: versions, access lists, tags, encryption, S3's eventual 409s and its 200
 //! answers with an error inside.
@@ -17,7 +17,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -27,6 +26,7 @@ pub mod access;
 mod api;
 mod shape;
 mod gate;
+pub mod keys;
 mod condition;
 mod multipart;
 mod sums;
@@ -42,6 +42,7 @@ pub mod client;
 mod tests;
 
 pub use access::Access;
+pub use keys::Keys;
 
 /// How long a stop waits for requests under way.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -57,7 +58,7 @@ pub struct S3Options {
     pub dir: PathBuf,
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The one access key that may sign requests.
+    /// The access key that may sign requests from the start.
     pub access_key_id: String,
     /// Its secret.
     pub secret_access_key: String,
@@ -73,6 +74,7 @@ pub struct S3Options {
 pub struct S3Server {
     address: SocketAddr,
     log: Arc<access::Log>,
+    keys: Keys,
     stop: watch::Sender<bool>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -91,17 +93,25 @@ impl S3Server {
         let address = listener.local_addr()?;
         let mut service =
             S3ServiceBuilder::new(api::Api { store: Arc::new(store), region: options.region.clone() });
-        service.set_auth(SimpleAuth::from_single(options.access_key_id, options.secret_access_key));
-        service.set_access(gate::Gate { region: options.region });
+        let keys = Keys::default();
+        keys.admit(&options.access_key_id, &options.secret_access_key, None);
+        service.set_auth(keys.clone());
+        service.set_access(gate::Gate { region: options.region, keys: keys.clone() });
         let log = Arc::new(log);
         let (stop, stopped) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, service.build(), log.clone(), stopped));
-        Ok(Self { address, log, stop, accepting: Some(accepting) })
+        Ok(Self { address, log, keys, stop, accepting: Some(accepting) })
     }
 
     /// The URL for clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The keys that may sign requests; whoever has them changes the server's.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.keys.clone()
     }
 
     /// The newest requests, oldest first, at most [`access::KEPT`].

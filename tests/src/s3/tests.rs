@@ -6,6 +6,7 @@ mod hand;
 mod lists;
 mod objects;
 mod parts;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The bucket: credentials, reading, writing under our own name only where it is free, and its clock against ours.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,8 @@ use tributary_contract::time::Timestamp;
 
 use super::Finding;
 use crate::config::Config;
-use crate::pipeline::{SystemClock, first_status};
+use crate::pipeline::{Clock as _, SystemClock, first_status};
+use crate::upload::answer::{Got, Transport};
 use crate::upload::bucket::Bucket;
 use crate::upload::classify::{Outcome, classify};
 use crate::upload::probe::{Probe, probe};
@@ -23,10 +25,7 @@ const NOTABLE: i64 = 5 * 1_000_000;
 /// Reads the receipt, creates the status object where it isn't there, and looks at the store's clock.
 pub(super) async fn bucket(config: &Config, now: impl Fn() -> Timestamp) -> Vec<Finding> {
     let name = format!("bucket s3://{}/{}", config.bucket.name, config.bucket.prefix.as_str());
-    let store = match S3Bucket::new(&config.bucket).await {
-        Ok(store) => store,
-        Err(e) => return vec![Finding::Bad(format!("credentials of {name}: {e}"))],
-    };
+    let store = S3Bucket::new(&config.bucket, Arc::new(|| SystemClock::default().now())).await;
     let silent = || {
         Finding::Bad(format!("{name} doesn't answer within {} s; is the endpoint right?", PATIENCE.as_secs()))
     };
@@ -42,7 +41,14 @@ pub(super) async fn bucket(config: &Config, now: impl Fn() -> Timestamp) -> Vec<
                 "{name} answers, but neither gives nor denies the receipt ({answer}): that is what a policy without \
                  s3:ListBucket says of what isn't there; if a receipt is, allow s3:GetObject on receipts/"
             ))),
-            _ => return vec![Finding::Bad(format!("{name}: {answer}"))],
+            _ => {
+                return vec![Finding::Bad(match answer.got {
+                    Got::Nothing(Transport::NoCredentials | Transport::NoCredentialsNow) => {
+                        format!("credentials of {name}: {}", answer.detail)
+                    }
+                    _ => format!("{name}: {answer}"),
+                })];
+            }
         },
         Err(_) => return vec![silent()],
     }

@@ -54,6 +54,8 @@ pub(crate) fn config(sources: Vec<Source>) -> Config {
             endpoint: None,
             region: "eu-west-1".into(),
             credentials: Credentials::Default,
+            ca_file: None,
+            proxy: crate::config::Proxy::Off,
             part_size: 5 << 20,
         },
         status: Status::default(),

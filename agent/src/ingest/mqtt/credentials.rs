@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Clock, MqttError, tls};
+use super::{Clock, MqttError};
 use crate::clock::BUILT;
 use crate::config::Broker;
+use crate::tls::{self, Files};
 
 /// What the settings keep in files, read anew for each connection.
 pub(super) struct Credentials {
@@ -31,7 +32,12 @@ impl Credentials {
                 read.map_err(wrong)?.trim_end_matches(['\r', '\n']).to_owned()
             }
         };
-        let tls = if broker.tls { Some(tls::client_config(broker, clock)?) } else { None };
+        let files = Files {
+            ca: broker.ca_file.as_deref(),
+            cert: broker.cert_file.as_deref(),
+            key: broker.key_file.as_deref(),
+        };
+        let tls = if broker.tls { Some(tls::client_config(files, clock)?) } else { None };
         Ok(Self { login: broker.username.clone().map(|name| (name, password)), tls })
     }
 }

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::{MINUTE, SECOND};
 use crate::ingest::stage::KEPT_PAYLOAD;
+use crate::tls::TlsError;
 
 /// Debian's broker on a port of its own, with at most one message on the way to a client: the next one shows that the
 /// acknowledgement of the one before has arrived.
@@ -565,7 +566,7 @@ async fn mutual_tls_and_a_password_from_its_file_connect_and_a_foreign_ca_does_n
         connection: Broker { key_file: None, ..with_ca("ca.pem").connection },
         ..with_ca("ca.pem")
     };
-    assert!(matches!(start(half, sender.clone()), Err(MqttError::HalfIdentity)));
+    assert!(matches!(start(half, sender.clone()), Err(MqttError::Tls(TlsError::HalfIdentity))));
     let absent = start(with_ca("nowhere.pem"), sender).err().map(|e| e.to_string());
     assert!(absent.is_some_and(|e| e.starts_with("ca_file ")));
 }

@@ -7,6 +7,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use crate::upload::answer::{Answer, Code, Got, Operation, Transport};
+use crate::upload::http::{Unconnected, causes, chain};
 
 /// The SDK's error as an answer.
 pub(super) fn describe<E>(operation: Operation, error: SdkError<E, HttpResponse>) -> Answer
@@ -23,20 +24,19 @@ where
             let status = response.raw().status().as_u16();
             (Got::Reply { status, code: None }, chain(&error))
         }
-        SdkError::ConstructionFailure(_) => (Got::Nothing(unsent(&error)), chain(&error)),
+        SdkError::ConstructionFailure(_) => {
+            (Got::Nothing(keys(&error).unwrap_or(Transport::NotBuilt)), reason(&error))
+        }
         SdkError::DispatchFailure(failure) => {
-            let transport = if has::<CredentialsError>(&error) {
-                Transport::NoCredentials
+            let transport = if let Some(keys) = keys(&error) {
+                keys
             } else if failure.is_user() {
                 // The one thing of ours that can fail while sending is the body, and it comes from a file.
                 Transport::File
-            } else if failure.is_timeout() {
-                // The only timeout that is set is that of connecting.
-                Transport::NoConnection
             } else {
                 connection(&error)
             };
-            (Got::Nothing(transport), chain(&error))
+            (Got::Nothing(transport), reason(&error))
         }
         // A timeout of the SDK, or a kind that it grew since: the effect isn't known.
         _ => (Got::Nothing(Transport::NoReply), chain(&error)),
@@ -44,49 +44,31 @@ where
     Answer { operation, got, detail: detail.chars().take(500).collect() }
 }
 
-fn unsent(error: &(dyn Error + 'static)) -> Transport {
-    if has::<CredentialsError>(error) { Transport::NoCredentials } else { Transport::NotBuilt }
+/// What is wrong, without the SDK's own words around it, where it is something that we know.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let keys = causes(error).find(|e| e.is::<CredentialsError>()).and_then(Error::source);
+    let connection = causes(error).find(|e| e.is::<Unconnected>());
+    chain(keys.or(connection).unwrap_or(error))
+}
+
+/// What kept the keys away, if that is what is wrong.
+fn keys(error: &(dyn Error + 'static)) -> Option<Transport> {
+    Some(match causes(error).find_map(|e| e.downcast_ref::<CredentialsError>())? {
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
+            Transport::NoCredentials
+        }
+        _ => Transport::NoCredentialsNow,
+    })
 }
 
 /// How far a connection came. Where that isn't plain, the request counts as sent: the careful reading.
 fn connection(error: &(dyn Error + 'static)) -> Transport {
-    // The connector's own error type is private; its words are all there is to tell connecting from sending.
-    let says = |words: &str| causes(error).any(|e| e.to_string().starts_with(words));
-    if says("dns error") || says("failed to resolve") {
-        Transport::NoAddress
-    } else if says("TLS handshake failed") || causes(error).any(|e| e.is::<rustls::Error>() || wraps_tls(e)) {
-        Transport::Tls
-    } else if says("client error (Connect)") || says("tcp connect error") {
-        Transport::NoConnection
-    } else {
-        Transport::NoReply
-    }
-}
-
-/// An I/O error may carry the TLS error inside instead of naming it as its source.
-fn wraps_tls(error: &(dyn Error + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .is_some_and(|inner| inner.is::<rustls::Error>())
-}
-
-fn has<T: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|e| e.is::<T>())
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&e| e.source())
-}
-
-/// An error and its causes, in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for cause in causes(error) {
-        let text = cause.to_string();
-        if !words.iter().any(|earlier| earlier.contains(&text)) {
-            words.push(text);
+    match causes(error).find_map(|e| e.downcast_ref::<Unconnected>()) {
+        Some(Unconnected::NoAddress { .. }) => Transport::NoAddress,
+        Some(Unconnected::NotReached { .. } | Unconnected::TooSlow { .. } | Unconnected::Proxy { .. }) => {
+            Transport::NoConnection
         }
+        Some(Unconnected::Tls { .. }) => Transport::Tls,
+        None => Transport::NoReply,
     }
-    words.join(": ")
 }

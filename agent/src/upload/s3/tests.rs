@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tributary_contract::key::Prefix;
 
 use super::*;
+use crate::clock::BUILT;
 use crate::upload::classify::{Lost, Outcome, classify};
 
 /// A bucket at an endpoint that gives these replies, one a connection; the handle gives the requests it got.
@@ -32,7 +33,7 @@ async fn bucket_at(endpoint: &str) -> (S3Bucket, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys.toml");
     std::fs::write(&keys, "access_key_id = \"id\"\nsecret_access_key = \"hush\"").unwrap();
-    (S3Bucket::new(&settings(endpoint, keys)).await.unwrap(), dir)
+    (S3Bucket::new(&settings(endpoint, keys), Arc::new(|| BUILT)).await, dir)
 }
 
 fn settings(endpoint: &str, keys: PathBuf) -> config::Bucket {
@@ -42,6 +43,8 @@ fn settings(endpoint: &str, keys: PathBuf) -> config::Bucket {
         endpoint: Some(endpoint.into()),
         region: "eu-central-1".into(),
         credentials: config::Credentials::File(keys),
+        ca_file: None,
+        proxy: config::Proxy::Off,
         part_size: 5 << 20,
     }
 }
