@@ -7,6 +7,7 @@ mod section;
 pub mod alerts;
 pub mod decoding;
 pub mod functions;
+pub mod link;
 pub mod publish;
 pub mod selection;
 pub mod zone;
@@ -17,6 +18,7 @@ pub mod parse;
 pub use alerts::{AlertRule, Condition, Severity};
 pub use decoding::{Decoder, Decoding, TimeUnit};
 pub use functions::{Function, Functions};
+pub use link::{Hours, Link, Order, Profile};
 pub use publish::{Names, TopicPattern};
 pub use selection::Selection;
 pub use zone::Zone;
@@ -59,6 +61,8 @@ pub struct Config {
     pub segment: Segment,
     /// The bucket.
     pub bucket: Bucket,
+    /// The way to it.
+    pub link: Link,
     /// Status.
     pub status: Status,
     /// Limits on what is taken in.

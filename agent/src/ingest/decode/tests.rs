@@ -56,6 +56,7 @@ pub(crate) fn config(sources: Vec<Source>) -> Config {
             credentials: Credentials::Default,
             part_size: 5 << 20,
         },
+        link: crate::config::Link::default(),
         status: Status::default(),
         limits: Limits::default(),
     }
