@@ -21,6 +21,11 @@ use super::{Buffer, EpochBook, corrupt, int, uint};
 pub(super) const COLUMNS: &str =
     "epoch, number, namespace, tbl, day, digest, size, rows, progress, attempts, next_at, crc";
 
+/// How urgent a segment is, 1 before 5, where (?3, ?4) is the first one that is new.
+const URGENCY: &str = "CASE WHEN tbl = 'alerts' THEN 1
+    WHEN (epoch, number) >= (?3, ?4) THEN CASE WHEN tbl IN ('aggregates', 'series', 'gaps') THEN 2 ELSE 3 END
+    ELSE CASE WHEN tbl IN ('aggregates', 'series', 'gaps') THEN 4 ELSE 5 END END";
+
 pub(super) fn to_json(progress: &Progress) -> Result<String, BufferError> {
     serde_json::to_string(progress)
         .map_err(|e| BufferError::Corrupt(format!("progress can't be written: {e}")))
@@ -76,6 +81,48 @@ impl Buffer {
             now,
             limit,
         )
+    }
+
+    /// The same in the order in which they go: alerts; then what was sealed from `new_from` on, aggregates, dictionary and
+    /// gaps before readings; then the rest, likewise, the newest first if `newest_first`. Each with whether it is new.
+    /// `upload/link/class.rs` has the same order.
+    pub fn due_in_order(
+        &mut self,
+        now: Timestamp,
+        new_from: Option<(Epoch, Number)>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<(Entry, bool)>, BufferError> {
+        self.guarded(|b| {
+            let new_from =
+                new_from.and_then(|(epoch, number)| Some((b.ordinal_of(epoch)?, int(number.get()))));
+            // Without one, nothing is new.
+            let (ordinal, number) = new_from.unwrap_or((u32::MAX, i64::MAX));
+            let sql = format!(
+                "SELECT {COLUMNS}, (epoch, number) >= (?3, ?4) FROM outbox
+                 WHERE state IN ('sealed', 'uploading') AND (next_at <= ?1 OR next_at > ?1 + 600000000)
+                 ORDER BY {URGENCY}, CASE WHEN ?5 AND {URGENCY} >= 4 THEN -epoch ELSE epoch END,
+                          CASE WHEN ?5 AND {URGENCY} >= 4 THEN -number ELSE number END
+                 LIMIT ?2"
+            );
+            let mut select = b.sql.prepare_cached(&sql)?;
+            let mut found = select.query(params![now.0, int(limit as u64), ordinal, number, newest_first])?;
+            let mut out = Vec::new();
+            while let Some(row) = found.next()? {
+                out.push((b.entry(row)?, row.get(12)?));
+            }
+            Ok(out)
+        })
+    }
+
+    /// The first segment to be sent whose readings all have event times from `since` on.
+    pub fn first_since(&mut self, since: Timestamp) -> Result<Option<(Epoch, Number)>, BufferError> {
+        let first = self.select(
+            "state IN ('sealed', 'uploading') AND min_ts >= ?1 ORDER BY epoch, number LIMIT ?2",
+            since,
+            1,
+        )?;
+        Ok(first.first().map(|e| (e.epoch, e.number)))
     }
 
     /// Delivered segments without receipt whose `next_at` has come, oldest first, at most `limit`. None waits for two

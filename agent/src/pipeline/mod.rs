@@ -17,6 +17,7 @@ mod counters;
 mod delivery;
 mod folding;
 mod intake;
+mod link;
 mod report;
 pub mod retry;
 mod room;
@@ -173,7 +174,8 @@ async fn one_life(
     let (shared, stage) = open(config, live, status, clock, Seams::default()).await?;
     let shared = Arc::new(shared);
     report(&shared, clock.now()).await?;
-    let bucket = Arc::new(S3Bucket::new(&config.bucket).await.context("bucket.credentials")?);
+    let bucket = S3Bucket::new(&config.bucket).await.context("bucket.credentials")?;
+    let bucket = Arc::new(bucket.with_rate(config.link.max_rate));
     let (handles, events) = connect(&shared).await?;
     if let Some(first) = handles.first() {
         shared.publisher.get_or_init(|| first.publisher());
