@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use tracing::debug;
 use tributary_contract::id::{Epoch, Number};
-use tributary_contract::time::Timestamp;
+use tributary_contract::time::{DAY_MICROS, Timestamp};
 
 use super::{AT_ONCE, Deliverer, Settled};
 use crate::buffer::Entry;
@@ -159,8 +159,13 @@ impl<B: Bucket + 'static> Deliverer<B> {
             (link.new_from(now), link.order() == Order::NewestFirst)
         };
         let limit = AT_ONCE + self.on_the_way.len();
-        let due =
-            self.shared.buffer.run(move |b| b.due_in_order(now, new_from, newest_first, limit)).await??;
+        // What is of an earlier day is backlog, however late it was sealed: asked for by hand, or queued at a broker.
+        let since = now.plus(-DAY_MICROS).day();
+        let due = self
+            .shared
+            .buffer
+            .run(move |b| b.due_in_order(now, new_from, since, newest_first, limit))
+            .await??;
         let in_order = due.into_iter().map(|(mut entry, is_new)| {
             // What was put off before the clock stepped back may be tried now.
             entry.next_at = entry.next_at.min(now);

@@ -10,7 +10,7 @@ use super::*;
 use crate::buffer::PartDone;
 use crate::upload::answer::{Answer, Operation};
 use crate::upload::bucket::{Content, Fetched, Found};
-use crate::upload::link::{Class, reserve};
+use crate::upload::link::{Class, reserve, wire};
 
 /// Segments that wait in the order in which they were made, and when they are new.
 async fn several(world: &World, shared: &Arc<Shared>, portions: usize) {
@@ -72,6 +72,26 @@ async fn what_is_new_goes_before_backlog_and_that_in_the_order_that_is_asked_for
             expected.iter().map(|e| e.key.object_key(&world.config.bucket.prefix)).collect();
         assert_eq!(given(&world), names, "{order}");
     }
+}
+
+#[tokio::test]
+async fn readings_of_days_ago_are_backlog_however_late_they_were_sealed() {
+    let world = World::new("[link]\nhours = [\"13:00-14:00\"]");
+    let shared = world.live().await;
+    let mut deliverer = world.deliverer(&shared);
+    deliverer.pass(world.now()).await.unwrap();
+    world.append(&shared, [1.0]).await;
+    world.later(2 * DAY_MICROS);
+    world.commit(&shared).await;
+    world.seal(&shared).await;
+    deliverer.pass(world.now()).await.unwrap();
+    let of_readings = entries(&shared).await.into_iter().filter(|e| e.key.table == Table::Readings);
+    let mut states: Vec<_> = of_readings.map(|e| (e.key.day, e.state.name())).collect();
+    states.sort();
+    let today = world.now().day();
+    assert_eq!(states, [(Timestamp(NOON).day(), "sealed"), (today, "delivered")]);
+    drop(deliverer);
+    world.end(shared).await;
 }
 
 #[tokio::test]
@@ -153,6 +173,25 @@ async fn backlog_waits_for_its_hours_and_the_status_says_until_when() {
     world.later(until);
     deliverer.pass(world.now()).await.unwrap();
     assert_eq!(count(states(&shared).await, "sealed"), 0);
+    drop(deliverer);
+    world.end(shared).await;
+}
+
+#[tokio::test]
+async fn a_metered_gateway_without_readings_takes_less_than_five_megabytes_a_month() {
+    let world = World::new("[link]\nprofile = \"metered\"");
+    let shared = world.live().await;
+    let mut deliverer = world.deliverer(&shared);
+    // Looked at every hour: nothing is due more often.
+    for _ in 0..30 * 24 {
+        report(&shared, world.now()).await.unwrap();
+        deliverer.pass(world.now()).await.unwrap();
+        world.later(HOUR);
+    }
+    let requests = world.bucket.log().len() as u64;
+    let taken = world.bucket.traffic() + requests * wire::connection(i64::MAX, true);
+    assert!((340..370).contains(&requests), "{requests} requests");
+    assert!(taken < 5_000_000, "{taken} bytes");
     drop(deliverer);
     world.end(shared).await;
 }

@@ -4,7 +4,10 @@ use tributary_contract::time::{DAY_MICROS, Timestamp};
 
 use super::Policy;
 use super::spent::Spent;
+use crate::config::HOUR;
 
+/// For so long it is looked at hour by hour how much room for new readings is still kept, microseconds; then by the day.
+const CLOSELY: i64 = 3 * DAY_MICROS;
 /// What takes longer than this is said to have no end, microseconds.
 const TOO_LONG: i64 = 1000 * DAY_MICROS;
 
@@ -37,7 +40,7 @@ pub fn drains_in(policy: &Policy, spent: &Spent, load: Load, now: Timestamp) -> 
     while at < end {
         let day_ends = calendar.day_ends(at);
         let opens = calendar.opens(hours, at).unwrap_or(at);
-        let mut until = day_ends;
+        let mut until = if at.since(now) < CLOSELY { day_ends.min(at.plus(HOUR)) } else { day_ends };
         if opens > at {
             until = until.min(opens);
         } else {
@@ -63,7 +66,7 @@ pub fn drains_in(policy: &Policy, spent: &Spent, load: Load, now: Timestamp) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{HOUR, Hours, Link};
+    use crate::config::{Hours, Link};
 
     /// 2026-01-01T12:00:00 UTC.
     const NOON: Timestamp = Timestamp(1_767_268_800_000_000);

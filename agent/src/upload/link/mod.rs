@@ -27,7 +27,7 @@ use tributary_contract::time::Timestamp;
 use self::calendar::Calendar;
 pub use self::class::Class;
 use self::spent::Spent;
-use crate::config::Link;
+use crate::config::{HOUR, Link};
 
 /// What alerts and the status have for themselves of each budget: a twentieth, and …
 const RESERVE_SHARE: u64 = 20;
@@ -36,8 +36,10 @@ const RESERVE_LEAST: u64 = 64 << 10;
 /// … but never more than this share.
 const RESERVE_MOST_SHARE: u64 = 4;
 
-/// What is yet to come may be so many times what came in the mean.
+/// What is yet to come may be so many times what came in the mean, …
 const MARGIN: f64 = 1.25;
+/// … and comes in segments: one more may be sealed right before the end, as large as what comes in this time, microseconds.
+const ONE_MORE: i64 = HOUR;
 
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,7 +174,8 @@ fn fits(ask: Ask, budget: u64, used: u64, left: i64) -> bool {
 /// What is kept of a budget for what is yet to come in the rest of its time; half of it at most, or a wrong guess would
 /// stop all backlog, and half as long as nothing is known.
 fn room_for_new(incoming: Option<f64>, left: i64, budget: u64) -> u64 {
-    let expected = incoming.map_or(f64::MAX, |i| MARGIN * i.max(0.0) * (left.max(0) as f64 / 1e6));
+    let time = left.max(0).saturating_add(ONE_MORE) as f64 / 1e6;
+    let expected = incoming.map_or(f64::MAX, |i| MARGIN * i.max(0.0) * time);
     (expected as u64).min(budget / 2)
 }
 
@@ -195,7 +198,7 @@ impl fmt::Display for Why {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{HOUR, Hours, Profile};
+    use crate::config::{Hours, Profile};
     use tributary_contract::time::DAY_MICROS;
 
     /// 2026-01-01T12:00:00 UTC.
@@ -268,7 +271,7 @@ mod tests {
         let budget = 10 << 20;
         let policy = Policy::new(&Link { max_per_day: budget, ..Link::default() });
         let used = spent(&policy, budget / 2);
-        // 100 bytes a second, and a quarter more, are 5.1 MiB in the twelve hours that are left.
+        // 100 bytes a second, and a quarter more, are 5.6 MiB in the twelve hours that are left and one more, of which half the budget is kept.
         let mib = |class| Ask { incoming: Some(100.0), ..ask(class, 1 << 20) };
         assert_eq!(policy.permit(mib(Class::Live), &used, NOON), Permit::Now);
         assert_ne!(policy.permit(mib(Class::Backlog), &used, NOON), Permit::Now);
