@@ -37,11 +37,11 @@ impl Seals {
     }
 }
 
-/// Whether one more upload may begin beside those on their way. What is more urgent than all of them has one place more:
-/// it must not wait until backlog has crept over a slow link.
+/// Whether one more upload may begin beside those on their way. What isn't backlog has one place more, however many of the
+/// backlog are there: it must not wait until one of them has crept over a slow link.
 pub fn may_begin(class: Class, on_the_way: &[Class], at_once: usize) -> bool {
-    let more_urgent = on_the_way.iter().all(|other| class < *other);
-    on_the_way.len() < at_once + usize::from(more_urgent && !on_the_way.is_empty())
+    let all_are_backlog = on_the_way.iter().all(|other| other.is_backlog());
+    on_the_way.len() < at_once || (!class.is_backlog() && all_are_backlog)
 }
 
 #[cfg(test)]
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_urgent_one_has_a_place_of_its_own() {
+    fn what_is_not_backlog_has_a_place_of_its_own() {
         use Class::{Alerts, Backlog, Live};
         assert!(may_begin(Backlog, &[], 1));
         assert!(!may_begin(Backlog, &[Backlog], 1));
@@ -71,6 +71,7 @@ mod tests {
         assert!(!may_begin(Live, &[Backlog, Live], 1), "as urgent as one on its way");
         assert!(!may_begin(Alerts, &[Backlog, Live], 1), "no third one on a slow link");
         assert!(may_begin(Alerts, &[Backlog, Backlog], 2));
+        assert!(may_begin(Live, &[Backlog; 4], 1), "the link has become slow since they began");
         assert!(may_begin(Backlog, &[Live, Backlog], 3));
         assert!(!may_begin(Backlog, &[Backlog; 4], 4));
     }
