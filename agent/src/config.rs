@@ -8,6 +8,7 @@ pub mod alerts;
 pub mod bucket;
 pub mod decoding;
 pub mod functions;
+pub mod link;
 pub mod publish;
 pub mod selection;
 pub mod zone;
@@ -19,6 +20,7 @@ pub use alerts::{AlertRule, Condition, Severity};
 pub use bucket::{Bucket, Credentials, Iot, Proxy};
 pub use decoding::{Decoder, Decoding, TimeUnit};
 pub use functions::{Function, Functions};
+pub use link::{Hours, Link, Order, Profile};
 pub use publish::{Names, TopicPattern};
 pub use selection::Selection;
 pub use zone::Zone;
@@ -60,6 +62,8 @@ pub struct Config {
     pub segment: Segment,
     /// The bucket.
     pub bucket: Bucket,
+    /// The way to it.
+    pub link: Link,
     /// Status.
     pub status: Status,
     /// Limits on what is taken in.

@@ -205,6 +205,39 @@ pub struct LinkStatus {
     pub bytes_sent: u64,
     /// Requests since the start.
     pub requests: u64,
+    /// What the agent's policy of the link knows, where the agent has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<LinkPolicy>,
+}
+
+/// What may go over the link, and when the rest; bytes are those on the wire, both ways, estimated.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkPolicy {
+    /// The set of defaults: `default`, `metered`.
+    pub profile: String,
+    /// Nothing is sent but the status.
+    pub paused: bool,
+    /// Bytes a second that the link carries, as measured; none before enough was sent.
+    pub rate: Option<u64>,
+    /// Bytes a second that are permitted; 0 for no limit.
+    pub max_rate: u64,
+    /// Bytes sent on this local day.
+    pub today_bytes: u64,
+    /// Budget of a day; 0 for none.
+    pub max_per_day: u64,
+    /// Bytes sent in this local month.
+    pub month_bytes: u64,
+    /// Budget of a month; 0 for none.
+    pub max_per_month: u64,
+    /// The greatest segment that is made now, bytes.
+    pub segment_bytes: u64,
+    /// Uploads at once.
+    pub uploads: u64,
+    /// Why something waits, while it does.
+    pub waits: Option<String>,
+    /// When everything that waits will be delivered, seconds from now; none where that isn't known or has no end.
+    pub drain_seconds: Option<u64>,
 }
 
 /// One broker connection.

@@ -31,4 +31,5 @@ mod deleted;
 mod buffers;
 mod clock;
 mod recovery;
+mod link;
 mod house_rules;

@@ -7,7 +7,7 @@ use tributary_contract::id::{Epoch, GatewayId, Namespace, Number, SegmentId};
 use tributary_contract::key::SegmentKey;
 use tributary_contract::range::Ranges;
 use tributary_contract::table::Table;
-use tributary_contract::time::Timestamp;
+use tributary_contract::time::{Day, Timestamp};
 
 use super::bits::RowSet;
 use super::entry::{Entry, Progress};
@@ -20,6 +20,18 @@ use super::{Buffer, EpochBook, corrupt, int, uint};
 
 pub(super) const COLUMNS: &str =
     "epoch, number, namespace, tbl, day, digest, size, rows, progress, attempts, next_at, crc";
+
+/// Whether a segment is new, where (?3, ?4) is the first one sealed of which that may be, and ?6 the first day.
+const NEW: &str = "((epoch, number) >= (?3, ?4) AND day >= ?6)";
+
+/// How urgent a segment is, 1 before 5.
+fn urgency() -> String {
+    const SMALL: &str = "tbl IN ('aggregates', 'series', 'gaps')";
+    format!(
+        "CASE WHEN tbl = 'alerts' THEN 1 WHEN {NEW} THEN CASE WHEN {SMALL} THEN 2 ELSE 3 END
+         ELSE CASE WHEN {SMALL} THEN 4 ELSE 5 END END"
+    )
+}
 
 pub(super) fn to_json(progress: &Progress) -> Result<String, BufferError> {
     serde_json::to_string(progress)
@@ -76,6 +88,57 @@ impl Buffer {
             now,
             limit,
         )
+    }
+
+    /// The same in the order in which they go: alerts; then what is new, sealed from `new_from` on and of `since` or a later
+    /// day, aggregates, dictionary and gaps before readings; then the rest, likewise, the newest first if `newest_first`.
+    /// Each with whether it is new. `upload/link/class.rs` has the same order.
+    pub fn due_in_order(
+        &mut self,
+        now: Timestamp,
+        new_from: Option<(Epoch, Number)>,
+        since: Day,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<(Entry, bool)>, BufferError> {
+        self.guarded(|b| {
+            let new_from =
+                new_from.and_then(|(epoch, number)| Some((b.ordinal_of(epoch)?, int(number.get()))));
+            // Without one, nothing is new.
+            let (ordinal, number) = new_from.unwrap_or((u32::MAX, i64::MAX));
+            let urgency = urgency();
+            let sql = format!(
+                "SELECT {COLUMNS}, {NEW} FROM outbox
+                 WHERE state IN ('sealed', 'uploading') AND (next_at <= ?1 OR next_at > ?1 + 600000000)
+                 ORDER BY {urgency}, CASE WHEN ?5 AND {urgency} >= 4 THEN -epoch ELSE epoch END,
+                          CASE WHEN ?5 AND {urgency} >= 4 THEN -number ELSE number END
+                 LIMIT ?2"
+            );
+            let mut select = b.sql.prepare_cached(&sql)?;
+            let mut found = select.query(params![
+                now.0,
+                int(limit as u64),
+                ordinal,
+                number,
+                newest_first,
+                since.to_string()
+            ])?;
+            let mut out = Vec::new();
+            while let Some(row) = found.next()? {
+                out.push((b.entry(row)?, row.get(12)?));
+            }
+            Ok(out)
+        })
+    }
+
+    /// The first segment to be sent whose readings all have event times from `since` on.
+    pub fn first_since(&mut self, since: Timestamp) -> Result<Option<(Epoch, Number)>, BufferError> {
+        let first = self.select(
+            "state IN ('sealed', 'uploading') AND min_ts >= ?1 ORDER BY epoch, number LIMIT ?2",
+            since,
+            1,
+        )?;
+        Ok(first.first().map(|e| (e.epoch, e.number)))
     }
 
     /// Delivered segments without receipt whose `next_at` has come, oldest first, at most `limit`. None waits for two

@@ -13,6 +13,7 @@ use super::section::{Problems, Section};
 use super::{
     Broker, Buffer, Config, Function, Functions, HOUR, Limits, MINUTE, MqttVersion, PRIORITY, ReleaseOn,
     SECOND, Segment, Selection, Source, Status, TopicPattern, Upload, Window, Zone, alerts, bucket, decoding,
+    link,
 };
 
 /// What the configuration may refer to but can't know: read once, at the edge.
@@ -153,9 +154,10 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
         }
     }
     let alerts = alerts::read(&mut root);
-    let segment = read_segment(root.section("segment"));
+    let link = link::read(&mut root, facts);
+    let segment = read_segment(root.section("segment"), link.profile.segment());
     let bucket = bucket::read(&mut root, gateway.as_ref());
-    let status = read_status(root.section("status"));
+    let status = read_status(root.section("status"), link.profile.status());
     let limits = read_limits(root.section("limits"));
     root.finish();
     Some(Config {
@@ -169,6 +171,7 @@ fn read(mut root: Section<'_>, facts: &Facts<'_>) -> Option<Config> {
         alerts,
         segment,
         bucket: bucket?,
+        link,
         status,
         limits,
     })
@@ -461,7 +464,7 @@ fn read_windows(root: &mut Section<'_>, facts: &Facts<'_>) -> Vec<Window> {
     windows
 }
 
-fn read_zone(s: &mut Section<'_>, facts: &Facts<'_>) -> Option<Zone> {
+pub(super) fn read_zone(s: &mut Section<'_>, facts: &Facts<'_>) -> Option<Zone> {
     s.parsed("time_zone", |name| {
         if name == "UTC" {
             return Ok(None);
@@ -503,8 +506,7 @@ fn read_functions(s: &mut Section<'_>) -> Vec<(String, Functions)> {
     }
 }
 
-fn read_segment(mut s: Section<'_>) -> Segment {
-    let d = Segment::default();
+fn read_segment(mut s: Section<'_>, d: Segment) -> Segment {
     let segment = Segment {
         max_rows: s.integer("max_rows", 1000..=10_000_000, d.max_rows as i64) as u64,
         max_bytes: s.bytes("max_bytes", 64 << 10..=64 << 20, d.max_bytes),
@@ -514,8 +516,7 @@ fn read_segment(mut s: Section<'_>) -> Segment {
     segment
 }
 
-fn read_status(mut s: Section<'_>) -> Status {
-    let d = Status::default();
+fn read_status(mut s: Section<'_>, d: Status) -> Status {
     let listen = match s.string("listen") {
         None => d.listen,
         Some(off) if off == "off" => None,

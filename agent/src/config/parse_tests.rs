@@ -1,7 +1,7 @@
 //! What the reader of the configuration promises.
 
 use super::*;
-use crate::config::{Condition, Severity};
+use crate::config::{Condition, Hours, Link, Order, Severity};
 
 fn parse_one(text: &str) -> Result<Config, Vec<Problem>> {
     let env = |name: &str| (name == "SITE").then(|| "north".to_owned());
@@ -58,6 +58,8 @@ size = "7m"
 [bucket]
 url = "lake"
 credentials = { secret = "x" }
+[link]
+hours = ["night"]
 [status]
 listen = "0.0.0.0:80"
 "#;
@@ -77,6 +79,7 @@ listen = "0.0.0.0:80"
         "window[0].size",
         "bucket.url",
         "bucket.credentials",
+        "link.hours[0]",
         "status.listen",
     ] {
         assert!(paths.contains(&expected), "{expected} is missing in {paths:?}");
@@ -202,6 +205,53 @@ fn an_alert_has_one_condition_and_closes_on_its_right_side() {
         ("above = 1\n[[alert]]\nname = \"a\"\nabove = 2", "alert[1].name", "used twice"),
     ] {
         let problems = with(text).unwrap_err();
+        let found = problems.iter().any(|p| p.path == path && p.message.contains(hint));
+        assert!(found, "{text}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_link_is_a_profile_and_what_is_set_beside_it_and_says_what_is_wrong() {
+    let with = |text: &str| parse_one(&format!("{SMALL}\n{text}"));
+    let plain = with("").unwrap();
+    assert_eq!(plain.link, Link::default());
+    let metered = with("[link]\nprofile = \"metered\"").unwrap();
+    assert_eq!((metered.segment.max_age, metered.status.every), (HOUR, 2 * HOUR));
+    assert_eq!((metered.link.receipt_pause, metered.link.receipt_longest), (MINUTE, HOUR));
+    let own = "[link]\nprofile = \"metered\"\nreceipt_pause = \"5m\"\nuploads = 2\n[segment]\nmax_age = \"30m\"\n\
+               [status]\nevery = \"1h\"";
+    let own = with(own).unwrap();
+    assert_eq!((own.segment.max_age, own.status.every), (30 * MINUTE, HOUR), "set by hand, it holds");
+    assert_eq!((own.link.receipt_pause, own.link.uploads), (5 * MINUTE, 2));
+    let full = "[link]\npaused = true\nmax_rate = \"16KiB\"\nmax_per_day = \"10MiB\"\nmax_per_month = \"200MiB\"\n\
+                hours = [\"22:00-06:00\", \"12:00-13:30\"]\ntime_zone = \"Europe/Berlin\"\norder = \"newest-first\"";
+    let full = with(full).unwrap();
+    assert!(full.link.paused && full.link.order == Order::NewestFirst);
+    assert_eq!((full.link.max_rate, full.link.max_per_day), (16 << 10, 10 << 20));
+    assert_eq!(full.link.hours[1], Hours { from: 12 * HOUR, to: 13 * HOUR + 30 * MINUTE });
+    let shown = crate::config::show::show(&full);
+    for line in [
+        "link.hours = [\"22:00-06:00\", \"12:00-13:30\"]",
+        "link.max_rate = \"16.0 KiB\"",
+        "link.order = \"newest-first\"",
+    ] {
+        assert!(shown.contains(line), "no {line} in {shown}");
+    }
+    for (text, path, hint) in [
+        ("profile = \"cheap\"", "link.profile", "metered"),
+        ("paused = 1", "link.paused", "true or false"),
+        ("max_rate = \"10B\"", "link.max_rate", "512"),
+        ("max_per_day = \"1KiB\"", "link.max_per_day", "0B"),
+        ("max_per_day = \"2MiB\"\nmax_per_month = \"1MiB\"", "link.max_per_day", "smaller"),
+        ("hours = [\"22-06\"]", "link.hours[0]", "22:00-06:00"),
+        ("hours = \"22:00-06:00\"", "link.hours", "a list"),
+        ("time_zone = \"Berlin\"", "link.time_zone", "tzdata"),
+        ("order = \"random\"", "link.order", "oldest-first"),
+        ("uploads = 0", "link.uploads", "from 1 to 8"),
+        ("receipt_pause = \"10m\"", "link.receipt_longest", "shorter"),
+        ("rate = \"1MiB\"", "link.rate", "known here"),
+    ] {
+        let problems = with(&format!("[link]\n{text}")).unwrap_err();
         let found = problems.iter().any(|p| p.path == path && p.message.contains(hint));
         assert!(found, "{text}: {problems:?}");
     }

@@ -143,6 +143,19 @@ pub fn show(c: &Config) -> String {
     }
     line("bucket.proxy", quote(c.bucket.proxy.word()));
     line("bucket.part_size", bytes(c.bucket.part_size));
+    let l = &c.link;
+    line("link.profile", quote(l.profile.name()));
+    line("link.paused", l.paused.to_string());
+    line("link.max_rate", bytes(l.max_rate));
+    line("link.max_per_day", bytes(l.max_per_day));
+    line("link.max_per_month", bytes(l.max_per_month));
+    let hours: Vec<String> = l.hours.iter().map(ToString::to_string).collect();
+    line("link.hours", list(hours.iter().map(String::as_str)));
+    line("link.time_zone", quote(l.zone.as_ref().map_or("UTC", |z| &z.name)));
+    line("link.order", quote(l.order.name()));
+    line("link.uploads", l.uploads.to_string());
+    line("link.receipt_pause", duration(l.receipt_pause));
+    line("link.receipt_longest", duration(l.receipt_longest));
     line("status.listen", quote(&c.status.listen.map_or("off".into(), |a| a.to_string())));
     line("status.every", duration(c.status.every));
     line("limits.payload", bytes(c.limits.payload as u64));

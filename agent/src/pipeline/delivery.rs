@@ -1,6 +1,8 @@
 //! Delivers: sends what is sealed, reads receipts, lets go of what they permit, and writes the status object.
 
-use std::collections::{BTreeMap, HashMap};
+mod sending;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ use tributary_contract::receipt::Receipt;
 use tributary_contract::status::Health;
 use tributary_contract::time::Timestamp;
 
+use self::sending::OnTheWay;
 use super::clock::until;
+use super::link::KEPT;
 use super::report::report;
 use super::shared::{Shared, StartAgain};
 use super::thinning::verdict;
@@ -25,6 +29,7 @@ use crate::upload::answer::Answer;
 use crate::upload::backoff::Jitter;
 use crate::upload::bucket::{Bucket, Fetched};
 use crate::upload::classify::{Outcome, classify};
+use crate::upload::link::{Class, Permit};
 use crate::upload::perform::perform;
 use crate::upload::poll::Poll;
 use crate::upload::probe::{Probe, probe};
@@ -66,18 +71,33 @@ pub struct Deliverer<B> {
     let_go: bool,
     /// Whether what was held when we started got its one more chance.
     held_tried: bool,
+    /// Uploads on their way.
+    on_the_way: Vec<OnTheWay>,
+    /// Uploads of which the next request is to follow.
+    going_on: VecDeque<(Task, Class)>,
+    /// The next of the outbox in their order; none where it has to be asked again.
+    queue: Option<VecDeque<(Entry, Class)>>,
+    /// When the receipt, the journal and the status were last looked after.
+    tended_at: Timestamp,
+    /// Whether nothing more is begun before the next pass, because that has to shed.
+    closing: bool,
+    /// Whether what an earlier life kept of the link was read.
+    restored: bool,
 }
 
-impl<B: Bucket> Deliverer<B> {
+impl<B: Bucket + 'static> Deliverer<B> {
     /// A deliverer that knows nothing of the bucket yet.
     pub fn new(shared: Arc<Shared>, bucket: Arc<B>) -> Self {
         let now = shared.now();
+        // What others asked of it before isn't ours to count.
+        shared.link().counts_from(bucket.traffic());
+        let link = &shared.config.link;
         Self {
+            poll: Poll::new(link.receipt_pause, link.receipt_longest, now),
             shared,
             bucket,
             doubts: HashMap::new(),
             probed: None,
-            poll: Poll::new(now),
             memory: None,
             last_receipt: None,
             rest_until: Timestamp(i64::MIN),
@@ -87,6 +107,12 @@ impl<B: Bucket> Deliverer<B> {
             uploaded_at: now,
             let_go: false,
             held_tried: false,
+            on_the_way: Vec::new(),
+            going_on: VecDeque::new(),
+            queue: None,
+            tended_at: now,
+            closing: false,
+            restored: false,
         }
     }
 
@@ -97,25 +123,60 @@ impl<B: Bucket> Deliverer<B> {
     pub async fn pass(&mut self, now: Timestamp) -> anyhow::Result<Duration> {
         self.bound_waits(now);
         self.make_room(now).await?;
+        self.restore(now).await?;
+        self.shared.link().nothing_waits();
+        self.account().await?;
         if now < self.rest_until {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }
         // It is over, and stays so when the clock steps back before its end.
         self.rest_until = Timestamp(i64::MIN);
         if !self.probe(now).await {
-            return Ok(until(self.rest_until, now, LONGEST_SLEEP));
+            let at = self.shared.link().waits_until().unwrap_or(self.rest_until);
+            return Ok(until(at, now, LONGEST_SLEEP));
         }
         self.try_held(now).await?;
-        let mut delivered = self.send(now).await?;
+        let mut delivered = self.send().await?;
         delivered |= self.look_again(now).await?;
-        if delivered {
-            self.poll.delivered(self.shared.now());
-        }
-        self.read_receipt(now, delivered).await?;
-        self.let_go_of_delivered().await?;
-        self.trim().await?;
-        self.write_status(now).await?;
+        self.tend(now, delivered).await?;
         self.next_wait().await
+    }
+
+    /// Reads what an earlier life kept of the link, once.
+    async fn restore(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        if self.restored {
+            return Ok(());
+        }
+        let max_age = self.shared.config.segment.max_age;
+        let (kept, new) = self
+            .shared
+            .buffer
+            .run(move |b| -> anyhow::Result<_> {
+                Ok((b.setting(KEPT)?, b.first_since(now.plus(max_age.saturating_mul(-2)))?))
+            })
+            .await??;
+        let mut link = self.shared.link();
+        link.restore(kept.as_deref());
+        if let Some((epoch, number)) = new {
+            link.found_new(epoch, number, now);
+        }
+        self.restored = true;
+        Ok(())
+    }
+
+    /// Brings the books of the link up to date, and what has to be durable of them to the disk.
+    async fn account(&self) -> anyhow::Result<()> {
+        let (now, trusted) = (self.shared.now(), self.shared.live().clock_synced);
+        let keep = self.shared.link().account(self.bucket.traffic(), now, trusted);
+        if let Some(json) = keep {
+            self.shared.buffer.run(move |b| b.set_setting(KEPT, &json)).await??;
+        }
+        Ok(())
+    }
+
+    /// Whether the link lets a request of that class with a body of that many bytes go now.
+    fn may_go(&self, class: Class, body: u64) -> bool {
+        self.shared.link().permit(class, body, self.shared.now()) == Permit::Now
     }
 
     /// Sheds aggregates where even they don't fit any more. Here, because nobody else may have one of them in hand.
@@ -171,6 +232,9 @@ impl<B: Bucket> Deliverer<B> {
         }
         let key = self.shared.config.bucket.prefix.status(&self.shared.config.gateway);
         let status = self.status_json();
+        if !self.may_go(Class::Status, 2 * status.len() as u64) {
+            return false;
+        }
         match probe(&*self.bucket, &key, status).await {
             Ok(Probe::Honoured) => {
                 self.probed = Some(Probe::Honoured);
@@ -192,76 +256,64 @@ impl<B: Bucket> Deliverer<B> {
         }
     }
 
-    /// Sends what is due, oldest first. True: something was delivered.
-    async fn send(&mut self, now: Timestamp) -> anyhow::Result<bool> {
-        let mut delivered = false;
-        loop {
-            // What fails is put off from the time that the clock shows then: should it step back meanwhile, the time of
-            // the pass would find the same entries due without end.
-            let now = now.min(self.shared.now());
-            let due = self.shared.buffer.run(move |b| b.due(now, AT_ONCE)).await??;
-            if due.is_empty() {
-                return Ok(delivered);
-            }
-            for mut entry in due {
-                entry.next_at = entry.next_at.min(now);
-                let doubt = self.doubts.remove(&(entry.epoch, entry.number));
-                let task = match doubt {
-                    Some(doubt) => Task { entry, doubt },
-                    None => Task::resume(entry),
-                };
-                delivered |= self.work(task).await?;
-                if self.shared.now() < self.rest_until {
-                    return Ok(delivered);
-                }
-            }
-        }
-    }
-
-    /// Takes one entry as far as it goes now. True: it was delivered, or found to be.
+    /// Takes one entry as far as it goes now, and nothing beside it. True: it was delivered, or found to be.
     async fn work(&mut self, mut task: Task) -> anyhow::Result<bool> {
         let part_size = self.shared.config.bucket.part_size;
         let prefix = self.shared.config.bucket.prefix.clone();
         let (epoch, number) = (task.entry.epoch, task.entry.number);
         let file = self.shared.buffer.run(move |b| b.segment_path(epoch, number)).await?;
         loop {
-            let now = self.shared.now();
             let step = next_step(&task, part_size);
-            if step == Step::Nothing || task.entry.next_at > now {
+            if step == Step::Nothing || task.entry.next_at > self.shared.now() {
                 break;
             }
             debug!(segment = %task.entry.key.file_name(), ?step, "upload");
-            let Some(event) = perform(&*self.bucket, &prefix, &task.entry, &file, &step).await else { break };
-            let now = self.shared.now();
-            self.count(&step, &event, now, &task.entry);
-            let after = advance(&task, &event, now, Jitter::new(fastrand::f64()));
-            let was_delivered = matches!(task.entry.state, Progress::Delivered { .. });
-            let is_delivered = matches!(after.entry.state, Progress::Delivered { .. });
-            self.save(&task.entry, &after.entry, now).await?;
-            task = after;
-            if is_delivered && (!was_delivered || task.doubt == Doubt::None) {
-                if !was_delivered {
-                    info!(segment = %task.entry.key.file_name(), bytes = task.entry.size, "delivered");
-                    self.uploaded_at = now;
-                }
-                return Ok(true);
-            }
-            if let Event::Failed { outcome, answer } = &event {
-                if concerns_all(*outcome) {
-                    self.went_wrong(answer, now);
-                    self.rest_until =
-                        self.rest_until.max(task.entry.next_at.min(now.plus(BACKOFF.longest())));
-                    break;
-                }
-                warn!(segment = %task.entry.key.file_name(), "{answer}");
-            } else {
-                self.went_well();
+            let done = perform(&*self.bucket, &prefix, &task.entry, &file, &step, false).await;
+            let Some(event) = done else { break };
+            match self.settle(task, &step, &event).await? {
+                Settled::Delivered => return Ok(true),
+                Settled::GoesOn(after) => task = after,
+                Settled::Rests => return Ok(false),
             }
         }
-        if let Some(doubt) = task.kept() {
-            self.doubts.insert((epoch, number), doubt);
-        }
+        self.put_by(&task);
         Ok(false)
+    }
+
+    /// Writes down what came of a step, and says how it goes on.
+    async fn settle(&mut self, task: Task, step: &Step, event: &Event) -> anyhow::Result<Settled> {
+        let now = self.shared.now();
+        self.count(step, event, now, &task.entry);
+        let after = advance(&task, event, now, Jitter::new(fastrand::f64()));
+        let was_delivered = matches!(task.entry.state, Progress::Delivered { .. });
+        let is_delivered = matches!(after.entry.state, Progress::Delivered { .. });
+        self.save(&task.entry, &after.entry, now).await?;
+        if is_delivered && (!was_delivered || after.doubt == Doubt::None) {
+            if !was_delivered {
+                info!(segment = %after.entry.key.file_name(), bytes = after.entry.size, "delivered");
+                self.uploaded_at = now;
+            }
+            return Ok(Settled::Delivered);
+        }
+        if let Event::Failed { outcome, answer } = event {
+            if concerns_all(*outcome) {
+                self.went_wrong(answer, now);
+                self.rest_until = self.rest_until.max(after.entry.next_at.min(now.plus(BACKOFF.longest())));
+                self.put_by(&after);
+                return Ok(Settled::Rests);
+            }
+            warn!(segment = %after.entry.key.file_name(), "{answer}");
+        } else {
+            self.went_well();
+        }
+        Ok(Settled::GoesOn(after))
+    }
+
+    /// Remembers what is in doubt of a task that isn't worked on for now.
+    fn put_by(&mut self, task: &Task) {
+        if let Some(doubt) = task.kept() {
+            self.doubts.insert((task.entry.epoch, task.entry.number), doubt);
+        }
     }
 
     /// Writes down how far an entry is, if that changed.
@@ -299,6 +351,9 @@ impl<B: Bucket> Deliverer<B> {
 
     /// Looks for what was delivered long ago and never registered.
     async fn look_again(&mut self, now: Timestamp) -> anyhow::Result<bool> {
+        if !self.may_go(Class::Live, 0) {
+            return Ok(false);
+        }
         let waiting = self.shared.buffer.run(move |b| b.unconfirmed(now, AT_ONCE)).await??;
         let mut found = false;
         for action in unreceipted(&waiting, now) {
@@ -324,7 +379,7 @@ impl<B: Bucket> Deliverer<B> {
             self.take_last_receipt(now).await?;
         }
         let outstanding = self.is_outstanding().await?;
-        if self.poll.due(outstanding).is_none_or(|at| at > now) {
+        if self.poll.due(outstanding).is_none_or(|at| at > now) || !self.may_go(Class::Live, 0) {
             return Ok(());
         }
         let key = self.shared.config.bucket.prefix.receipt(&self.shared.config.gateway);
@@ -400,6 +455,8 @@ impl<B: Bucket> Deliverer<B> {
         for action in verdict.actions {
             match action {
                 ReceiptAction::Release { epoch, number } => release.push((epoch, number)),
+                // What is on its way will say itself whether it was there.
+                ReceiptAction::LookFirst { epoch, number } if self.is_on_the_way(epoch, number) => {}
                 ReceiptAction::LookFirst { epoch, number } => {
                     if let Some(entry) = entries.iter().find(|e| (e.epoch, e.number) == (epoch, number)) {
                         found |= self.work(Task::look(entry.clone(), Why::Receipt, now)).await?;
@@ -529,8 +586,12 @@ impl<B: Bucket> Deliverer<B> {
             return Ok(());
         }
         let key = self.shared.config.bucket.prefix.status(&self.shared.config.gateway);
+        let json = self.status_json();
+        if !self.may_go(Class::Status, json.len() as u64) {
+            return Ok(());
+        }
         self.shared.live().link.requests += 1;
-        match self.bucket.put_replace(&key, self.status_json()).await {
+        match self.bucket.put_replace(&key, json).await {
             Ok(()) => {
                 self.went_well();
                 self.status_written = Some((self.shared.now(), health));
@@ -556,12 +617,19 @@ impl<B: Bucket> Deliverer<B> {
             return Ok(until(self.rest_until, now, LONGEST_SLEEP));
         }
         let waiting = self.shared.buffer.run(|b| b.due(Timestamp(i64::MAX), 1)).await??;
-        let retry = waiting.first().map(|e| e.next_at);
+        // What is due already waits for the link.
+        let (held_up, again) = {
+            let link = self.shared.link();
+            (link.has_to_wait(), link.waits_until())
+        };
+        let retry = waiting.first().map(|e| e.next_at).filter(|at| !held_up || *at > now);
         let receipt = self.poll.due(self.is_outstanding().await?);
-        let receipt = receipt.filter(|_| self.shared.config.buffer.release_on == ReleaseOn::Registered);
+        let registered = self.shared.config.buffer.release_on == ReleaseOn::Registered;
+        let receipt = receipt.filter(|at| registered && (!held_up || *at > now));
         let status =
             self.status_written.map(|(at, _)| at.max(self.uploaded_at).plus(self.shared.config.status.every));
-        let next = [retry, receipt, status].into_iter().flatten().min();
+        let status = status.filter(|at| !held_up || *at > now);
+        let next = [retry, receipt, status, again].into_iter().flatten().min();
         Ok(next.map_or(LONGEST_SLEEP, |at| until(at, now, LONGEST_SLEEP)))
     }
 
@@ -589,6 +657,7 @@ impl<B: Bucket> Deliverer<B> {
 
     fn went_wrong(&mut self, answer: &Answer, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
+        self.shared.link().failed();
         self.rest_until = now.plus(BACKOFF.delay(self.failures, Jitter::new(fastrand::f64())));
         let mut live = self.shared.live();
         let text = answer.to_string();
@@ -598,6 +667,16 @@ impl<B: Bucket> Deliverer<B> {
         live.link.failing = Some(text);
         live.link.failing_since.get_or_insert(now);
     }
+}
+
+/// What came of a step.
+enum Settled {
+    /// The entry is delivered.
+    Delivered,
+    /// There is more to ask, now or later.
+    GoesOn(Task),
+    /// The link isn't well: nothing more is asked for now.
+    Rests,
 }
 
 /// Whether the status object is to be written: health changed, or nothing else told of us for `every` microseconds, or

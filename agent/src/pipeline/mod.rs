@@ -17,6 +17,7 @@ mod counters;
 mod delivery;
 mod folding;
 mod intake;
+mod link;
 mod report;
 pub mod retry;
 mod room;
@@ -176,7 +177,8 @@ async fn one_life(
     let shared = Arc::new(shared);
     report(&shared, clock.now()).await?;
     let time = Arc::clone(clock);
-    let bucket = Arc::new(S3Bucket::new(&config.bucket, Arc::new(move || time.now())).await);
+    let bucket = S3Bucket::new(&config.bucket, Arc::new(move || time.now())).await;
+    let bucket = Arc::new(bucket.with_rate(config.link.max_rate));
     let (handles, events) = connect(&shared).await?;
     if let Some(first) = handles.first() {
         shared.publisher.get_or_init(|| first.publisher());

@@ -45,6 +45,14 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     let flash = flash(shared, &stats, now).await?;
     let of = |state: &str| stats.segments.get(state).map_or(0, |c| c.count);
     let books = &stats.books;
+    let link = {
+        let link = shared.link();
+        if link.is_busy() {
+            // Something more urgent may have become due meanwhile, or a status.
+            shared.sealed.notify_one();
+        }
+        link.status(live.link, stats.backlog_bytes, of("sealed") + of("uploading"), now)
+    };
     let facts = Facts {
         gateway: shared.config.gateway.clone(),
         epoch: stats.epoch,
@@ -79,7 +87,7 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
             quarantined: of("quarantined"),
             superseded: of("superseded"),
         },
-        link: live.link,
+        link,
         brokers: live.brokers,
         sources: live.sources,
         receipt: live.receipt,

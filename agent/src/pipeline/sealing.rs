@@ -370,7 +370,9 @@ impl Sealer {
             groups.push(Group { namespace, table, day, rows, bytes: rows * 64, oldest });
         }
         let own = &self.shared.config.segment;
-        let settings = Segment { max_bytes: most.unwrap_or(own.max_bytes).min(own.max_bytes), ..own.clone() };
+        // At most what the link carries in ten minutes.
+        let carried = self.shared.link().segment_bytes();
+        let settings = Segment { max_bytes: most.unwrap_or(carried).min(carried), ..own.clone() };
         if most.is_none() {
             groups.retain(|g| g.table != Table::Readings);
         }
@@ -576,10 +578,12 @@ impl Sealer {
         let key: SegmentKey = manifest.key();
         info!(segment = %key.file_name(), rows = facts.rows, bytes = encoded.bytes.len(), "sealed");
         let bytes = encoded.bytes;
+        let (epoch, number, size) = (sealing.epoch, sealing.number, bytes.len() as u64);
         self.shared
             .buffer
             .run(move |b| b.finish_seal(&sealing, &key, &bytes, &manifest, &contents))
             .await??;
+        self.shared.link().sealed(epoch, number, size, self.shared.now());
         Ok(())
     }
 }

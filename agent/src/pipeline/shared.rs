@@ -8,6 +8,7 @@ use tributary_contract::status::{BrokerStatus, GatewayStatus, LinkStatus, Receip
 use tributary_contract::time::Timestamp;
 
 use super::clock::Clock;
+use super::link::Link;
 use super::room;
 use crate::alert::Alerts;
 use crate::buffer::{AlertRow, BufferThread, Dictionary};
@@ -33,6 +34,8 @@ pub struct Shared {
     windows: Arc<Mutex<Windows>>,
     /// The alerts.
     alerts: Mutex<Alerts>,
+    /// The link.
+    link: Mutex<Link>,
     /// What only the running agent knows.
     live: Arc<Mutex<Live>>,
     /// The newest status; also what the local endpoint shows.
@@ -125,6 +128,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
+            link: Mutex::new(Link::new(&config)),
             config,
             buffer,
             dictionary,
@@ -152,6 +156,11 @@ impl Shared {
     /// The alerts, for as long as the guard lives. Never held over an await.
     pub fn alerts(&self) -> MutexGuard<'_, Alerts> {
         self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link, for as long as the guard lives. Never held over an await.
+    pub fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up the ballast; false if there was none.

@@ -5,6 +5,7 @@ mod announce;
 mod backfill;
 mod budget;
 mod clock;
+mod link;
 mod readback;
 mod stories;
 

@@ -119,6 +119,27 @@ pub fn render(status: &GatewayStatus) -> String {
     );
     let failing = f64::from(u8::from(status.link.failing.is_some()));
     out.one("tributary_link_failing", "gauge", "1 while the bucket can't be reached or refuses us.", failing);
+    if let Some(link) = &status.link.policy {
+        let help = "Bytes on the wire on this local day, both ways, estimated.";
+        out.one("tributary_link_today_bytes", "gauge", help, link.today_bytes as f64);
+        let help = "Bytes on the wire in this local month, both ways, estimated.";
+        out.one("tributary_link_month_bytes", "gauge", help, link.month_bytes as f64);
+        let waits = f64::from(u8::from(link.waits.is_some()));
+        out.one(
+            "tributary_link_waits",
+            "gauge",
+            "1 while something waits for budget, hours or a pause.",
+            waits,
+        );
+        if let Some(rate) = link.rate {
+            let help = "Bytes a second that the link carries, as measured.";
+            out.one("tributary_link_bytes_per_second", "gauge", help, rate as f64);
+        }
+        if let Some(seconds) = link.drain_seconds {
+            let help = "Expected time until everything that waits is delivered.";
+            out.one("tributary_link_drain_seconds", "gauge", help, seconds as f64);
+        }
+    }
     if let Some(at) = status.link.last_success {
         let help = "When the bucket last answered well.";
         out.one("tributary_link_last_success_timestamp_seconds", "gauge", help, seconds(at));

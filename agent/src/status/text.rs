@@ -1,6 +1,6 @@
 //! A status as text for people: what comes in, what waits, what is safe.
 
-use tributary_contract::status::GatewayStatus;
+use tributary_contract::status::{GatewayStatus, LinkPolicy};
 
 /// The status in about twenty lines, without control characters whatever a name holds.
 pub fn render(s: &GatewayStatus) -> String {
@@ -76,6 +76,43 @@ pub fn render(s: &GatewayStatus) -> String {
         (None, Some(at)) => lines.push(format!("{:<12} answered at {at}", "bucket")),
         (None, None) => {}
     }
+    if let Some(policy) = &s.link.policy {
+        lines.extend(link(policy, g.undelivered > 0));
+    }
     let text = lines.join("\n") + "\n";
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// The link in a line or two: how fast it is, what is left of the budgets, when the backlog will be gone.
+fn link(l: &LinkPolicy, backlog: bool) -> Vec<String> {
+    let size = |n: u64| bytesize::ByteSize(n).display().iec().to_string();
+    let mut parts = Vec::new();
+    if l.profile != "default" {
+        parts.push(l.profile.clone());
+    }
+    match (l.rate, l.max_rate) {
+        (Some(rate), 0) => parts.push(format!("{} a second", size(rate))),
+        (Some(rate), max) => parts.push(format!("{} a second, {} permitted", size(rate), size(max))),
+        (None, 0) => {}
+        (None, max) => parts.push(format!("{} a second permitted", size(max))),
+    }
+    let of = |max: u64| if max > 0 { format!(" of {}", size(max)) } else { String::new() };
+    parts.push(format!("{}{} today", size(l.today_bytes), of(l.max_per_day)));
+    parts.push(format!("{}{} this month", size(l.month_bytes), of(l.max_per_month)));
+    let mut lines = vec![format!("{:<12} {}", "link", parts.join("; "))];
+    if let Some(why) = &l.waits {
+        lines.push(format!("{:<12} {why}", ""));
+    }
+    match l.drain_seconds {
+        Some(seconds) if backlog => {
+            // To the minute: nobody knows it better.
+            let about = std::time::Duration::from_secs(seconds.div_ceil(60) * 60);
+            lines.push(format!("{:<12} delivered in about {}", "", humantime::format_duration(about)));
+        }
+        None if backlog && l.rate.is_some() => {
+            lines.push(format!("{:<12} more comes than the link carries, or may carry", ""));
+        }
+        Some(_) | None => {}
+    }
+    lines
 }

@@ -26,6 +26,8 @@ pub enum Content {
         offset: u64,
         /// How many bytes.
         length: u64,
+        /// Whether it gives way to what is sent beside it and doesn't.
+        gives_way: bool,
     },
     /// Small bytes in memory.
     Bytes(Bytes),
@@ -109,6 +111,11 @@ pub trait Bucket: Send + Sync {
 
     /// Creates or replaces an object: only the gateway's own status.
     fn put_replace(&self, key: &str, bytes: Bytes) -> impl Future<Output = Result<(), Answer>> + Send;
+
+    /// Bytes that all requests so far took on the wire, both ways; 0 where nobody counts them.
+    fn traffic(&self) -> u64 {
+        0
+    }
 }
 
 impl Content {
@@ -133,7 +140,7 @@ impl Content {
                 take(bytes);
                 return Ok(());
             }
-            Content::File { path, offset, length } => (path, *offset, *length),
+            Content::File { path, offset, length, .. } => (path, *offset, *length),
         };
         let from = path.clone();
         let open = move || {

@@ -8,6 +8,7 @@ use tributary_contract::digest::Digest;
 
 use super::answer::{Answer, Code, Got, Operation, Transport};
 use super::bucket::{Bucket, Content, Fetched, Found};
+use super::link::wire;
 use crate::buffer::entry::PartDone;
 
 /// What one request gets instead of its honest answer.
@@ -387,5 +388,11 @@ impl Bucket for MemoryBucket {
 
     async fn put_replace(&self, key: &str, bytes: Bytes) -> Result<(), Answer> {
         expect!(self.answer(Request::PutReplace { key: key.into(), bytes }), PutReplace, Success::Plain => ())
+    }
+
+    fn traffic(&self) -> u64 {
+        let state = self.state();
+        // Each request and its answer, as the policy reckons them before it sends one.
+        wire::request(0) * state.log.len() as u64 + wire::message(state.received)
     }
 }

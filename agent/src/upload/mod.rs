@@ -25,6 +25,9 @@
 //! and "the name is taken" is the only difference that a repetition makes. A store that ignores the condition is found
 //! out by [`probe`] before anything is entrusted to it.
 //!
+//! Several entries may be on their way at once, on links that carry them; each has its own steps, and one loop settles what
+//! comes of them, one after the other. Which one goes next, and when, is the policy of the [`link`].
+//!
 //! # What each answer means
 //!
 //! | Answer | Means | Next |
@@ -76,9 +79,9 @@
 //!
 //! No list of the bucket, no deletion, no abort of uploads: the gateway's policy needs none of them, and what it may
 //! not do can't go wrong. No encoding: bytes are what sealing wrote. No retries inside the client: they would hide the
-//! lost replies that this module is about. No parallel requests: the links in question are narrow, and order is worth
-//! more.
+//! lost replies that this module is about. No word on what may go when: that is [`link`].
 
+pub mod link;
 pub mod answer;
 pub mod classify;
 pub mod backoff;

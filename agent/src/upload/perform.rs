@@ -11,16 +11,18 @@ use super::classify::classify;
 use super::step::{Event, Step};
 use crate::buffer::entry::Entry;
 
-/// Does `step` for `entry`, whose bytes are in `file`. None for [`Step::Nothing`].
+/// Does `step` for `entry`, whose bytes are in `file`; they give way to what is sent beside them if they are to. None for
+/// [`Step::Nothing`].
 pub async fn perform<B: Bucket>(
     bucket: &B,
     prefix: &Prefix,
     entry: &Entry,
     file: &Path,
     step: &Step,
+    gives_way: bool,
 ) -> Option<Event> {
     let key = entry.key.object_key(prefix);
-    let stretch = |offset, length| Content::File { path: file.to_owned(), offset, length };
+    let stretch = |offset, length| Content::File { path: file.to_owned(), offset, length, gives_way };
     let done = match step {
         Step::Nothing => return None,
         Step::Put => bucket.put_new(&key, stretch(0, entry.size), entry.digest).await.map(|()| Event::Stored),
@@ -56,7 +58,7 @@ pub async fn perform<B: Bucket>(
 
 /// Whether the file no longer holds what was sealed, as the answer that this amounts to.
 async fn damaged(entry: &Entry, file: &Path, operation: Operation) -> Option<Answer> {
-    let content = Content::File { path: file.to_owned(), offset: 0, length: entry.size };
+    let content = Content::File { path: file.to_owned(), offset: 0, length: entry.size, gives_way: false };
     let detail = match content.digest().await {
         Ok(digest) if digest == entry.digest => return None,
         Ok(digest) => {

@@ -2,23 +2,22 @@
 
 use tributary_contract::time::Timestamp;
 
-/// The first pause after a delivery, microseconds.
-const FIRST: i64 = 1_000_000;
-/// The longest pause, microseconds.
-const LONGEST: i64 = 300_000_000;
-
 /// The rhythm of asking, and the version last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poll {
+    /// The first pause after a delivery, microseconds.
+    first: i64,
+    /// The longest pause, microseconds.
+    longest: i64,
     pause: i64,
     next_at: Timestamp,
     etag: Option<String>,
 }
 
 impl Poll {
-    /// Begins at `now`: the first question may be asked at once.
-    pub const fn new(now: Timestamp) -> Self {
-        Self { pause: FIRST, next_at: now, etag: None }
+    /// Begins at `now`: the first question may be asked at once. Pauses are from `first` to `longest` microseconds.
+    pub const fn new(first: i64, longest: i64, now: Timestamp) -> Self {
+        Self { first, longest, pause: first, next_at: now, etag: None }
     }
 
     /// When to ask next; never while nothing is outstanding: a receipt could say nothing that matters.
@@ -28,7 +27,7 @@ impl Poll {
 
     /// Nothing waits longer than the longest pause, whatever the clock did meanwhile.
     pub fn not_beyond(&mut self, now: Timestamp) {
-        self.next_at = self.next_at.min(now.plus(LONGEST));
+        self.next_at = self.next_at.min(now.plus(self.longest));
     }
 
     /// What to name in the question, so that an unchanged receipt costs no body.
@@ -38,21 +37,21 @@ impl Poll {
 
     /// A segment was delivered: its receipt may come soon.
     pub fn delivered(&mut self, now: Timestamp) {
-        self.pause = FIRST;
-        self.next_at = self.next_at.min(now.plus(FIRST));
+        self.pause = self.first;
+        self.next_at = self.next_at.min(now.plus(self.first));
     }
 
     /// A receipt came that was new.
     pub fn changed(&mut self, etag: Option<String>, now: Timestamp) {
         self.etag = etag;
-        self.pause = FIRST;
-        self.next_at = now.plus(FIRST);
+        self.pause = self.first;
+        self.next_at = now.plus(self.first);
     }
 
     /// The receipt is still the same, or there is none, or the question failed.
     pub fn nothing_new(&mut self, now: Timestamp) {
         self.next_at = now.plus(self.pause);
-        self.pause = (self.pause * 2).min(LONGEST);
+        self.pause = (self.pause * 2).min(self.longest);
     }
 }
 
@@ -64,14 +63,14 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_while_nothing_is_outstanding() {
-        let poll = Poll::new(Timestamp(0));
+        let poll = Poll::new(SECOND, 300 * SECOND, Timestamp(0));
         assert_eq!(poll.due(false), None);
         assert_eq!(poll.due(true), Some(Timestamp(0)));
     }
 
     #[test]
     fn pauses_grow_to_five_minutes_and_begin_again_with_a_delivery_or_a_new_receipt() {
-        let mut poll = Poll::new(Timestamp(0));
+        let mut poll = Poll::new(SECOND, 300 * SECOND, Timestamp(0));
         let mut now = Timestamp(0);
         let mut pauses = Vec::new();
         for _ in 0..11 {
@@ -91,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_delivery_never_puts_a_question_off() {
-        let mut poll = Poll::new(Timestamp(0));
+        let mut poll = Poll::new(SECOND, 300 * SECOND, Timestamp(0));
         poll.delivered(Timestamp(5 * SECOND));
         assert_eq!(poll.due(true), Some(Timestamp(0)));
     }

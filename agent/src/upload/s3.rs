@@ -1,11 +1,13 @@
 //! The bucket on S3 and what speaks its protocol: one SDK call per method, and its failures as plain answers.
 
+mod counting;
 mod describe;
 mod movement;
+mod throttle;
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
@@ -17,6 +19,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -25,8 +28,10 @@ use sha2::Digest as _;
 use tributary_contract::digest::Digest;
 use tributary_contract::time::Timestamp;
 
+use self::counting::Counting;
 use self::describe::describe;
 use self::movement::{Movement, Moving, Stalled};
+use self::throttle::Throttle;
 use super::answer::{Answer, Got, Operation, Transport};
 use super::bucket::{Bucket, Content, Fetched, Found};
 use super::credentials::{CredentialsFile, Keys, is_refusal};
@@ -37,7 +42,8 @@ use crate::tls::Clock;
 
 /// How long nothing may move before a request is given up: no byte of the body taken by the system, no reply after
 /// the last one. Not a limit on the whole request: a slow link takes an hour for what a fast one does in a second,
-/// and both are well. The system's send buffer hides movement, hence so long.
+/// and both are well. The system's send buffer hides movement, hence so long; what a slow link needs to carry what is
+/// in there comes on top ([`Throttle::patience`]).
 const STALL: Duration = Duration::from_secs(300);
 
 /// A bucket behind the S3 protocol.
@@ -47,12 +53,14 @@ pub struct S3Bucket {
     keys: Keys,
     name: String,
     stall: Duration,
+    throttle: Arc<Throttle>,
 }
 
 impl S3Bucket {
     /// Prepares the client; asks neither bucket nor file yet: whatever is wrong with keys or certificates is the answer to
     /// each request, until it is right. `clock` says by what time certificates are judged.
     pub async fn new(settings: &config::Bucket, clock: Clock) -> Self {
+        let throttle = Arc::new(Throttle::new());
         let region = Region::new(settings.region.clone());
         let keys = match &settings.credentials {
             config::Credentials::File(path) => Keys::File(CredentialsFile::at(path.clone())),
@@ -68,9 +76,11 @@ impl S3Bucket {
                 Keys::of_chain(http, region.clone(), Arc::clone(&clock)).await
             }
         };
+        let http = Http::new(Trust::new(settings.ca_file.clone(), None, clock), &settings.proxy);
+        let http = SharedHttpClient::new(http);
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(Http::new(Trust::new(settings.ca_file.clone(), None, clock), &settings.proxy))
+            .http_client(Counting::around(http, &throttle))
             .region(region)
             .credentials_provider(SharedCredentialsProvider::new(keys.clone()))
             // It goes by the time of day; ours doesn't.
@@ -86,7 +96,14 @@ impl S3Bucket {
             // Stores other than AWS seldom have a DNS name per bucket.
             builder = builder.endpoint_url(endpoint).force_path_style(true);
         }
-        Self { client: Client::from_conf(builder.build()), keys, name: settings.name.clone(), stall: STALL }
+        let client = Client::from_conf(builder.build());
+        Self { client, keys, name: settings.name.clone(), stall: STALL, throttle }
+    }
+
+    /// The same bucket at no more than `rate` bytes a second on the wire, both ways; 0 for no limit.
+    pub fn with_rate(self, rate: u64) -> Self {
+        self.throttle.limit(rate);
+        self
     }
 
     /// The same bucket, giving a request up when nothing moved for `stall`.
@@ -115,22 +132,70 @@ impl S3Bucket {
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        match movement.wait(self.stall, call).await {
-            Ok(done) => done.map_err(|e| {
+        self.carry(operation, movement, 0, call).await
+    }
+
+    /// The same for a request with a body of that many bytes.
+    async fn carry<T, E>(
+        &self,
+        operation: Operation,
+        movement: &Movement,
+        body: u64,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Answer>
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let (began, limit) = (Instant::now(), self.stall + self.throttle.patience(body));
+        match movement.wait(limit, call).await {
+            Ok(Ok(done)) => {
+                self.throttle.stored(body, began.elapsed());
+                Ok(done)
+            }
+            Ok(Err(e)) => {
                 let answer = describe(operation, e);
                 if is_refusal(&answer) {
                     self.keys.refuse();
                 }
-                answer
-            }),
-            Err(Stalled) => Err(stalled(operation, self.stall)),
+                Err(answer)
+            }
+            Err(Stalled) => {
+                self.throttle.stood_still();
+                Err(stalled(operation, limit))
+            }
         }
+    }
+
+    /// The body of a request; every piece that the connection takes counts as movement.
+    async fn body(
+        &self,
+        content: Content,
+        operation: Operation,
+        movement: &Movement,
+    ) -> Result<ByteStream, Answer> {
+        let (inner, gives_way) = match content {
+            // In memory: signed with the request.
+            Content::Bytes(bytes) => return Ok(ByteStream::from(bytes)),
+            Content::File { path, offset, length, gives_way } => {
+                let there = tokio::fs::metadata(&path).await.map_err(|e| unreadable(operation, &e))?.len();
+                if there < offset.saturating_add(length) {
+                    let detail =
+                        format!("{} has {there} bytes, {} are to be sent", path.display(), offset + length);
+                    return Err(Answer { operation, got: Got::Nothing(Transport::File), detail });
+                }
+                let stretch = ByteStream::read_from().path(path).offset(offset).length(Length::Exact(length));
+                (stretch.build().await, gives_way)
+            }
+        };
+        let inner = inner.map_err(|e| unreadable(operation, &e))?.into_inner();
+        let moving = Moving::new(inner, movement, &self.throttle, gives_way);
+        Ok(ByteStream::new(SdkBody::from_body_1_x(moving)))
     }
 }
 
 impl Bucket for S3Bucket {
     async fn put_new(&self, key: &str, content: Content, digest: Digest) -> Result<(), Answer> {
-        let movement = Movement::new();
+        let (movement, size) = (Movement::new(), content.len());
         let request = self
             .client
             .put_object()
@@ -140,8 +205,8 @@ impl Bucket for S3Bucket {
             .checksum_sha256(BASE64.encode(digest.0))
             .metadata(Digest::METADATA_KEY, digest.to_string())
             .content_length(length(&content))
-            .body(body(content, Operation::PutNew, &movement).await?);
-        self.ask(Operation::PutNew, &movement, request.send()).await.map(drop)
+            .body(self.body(content, Operation::PutNew, &movement).await?);
+        self.carry(Operation::PutNew, &movement, size, request.send()).await.map(drop)
     }
 
     async fn create_multipart(&self, key: &str, digest: Digest) -> Result<String, Answer> {
@@ -182,8 +247,8 @@ impl Bucket for S3Bucket {
             .part_number(part_number(number))
             .checksum_sha256(&checksum)
             .content_length(length(&content))
-            .body(body(content, operation, &movement).await?);
-        let stored = self.ask(operation, &movement, request.send()).await?;
+            .body(self.body(content, operation, &movement).await?);
+        let stored = self.carry(operation, &movement, size, request.send()).await?;
         match stored.e_tag {
             Some(etag) => Ok(PartDone { number, size, etag, checksum }),
             None => Err(unusable(operation, "the reply names no ETag")),
@@ -309,8 +374,12 @@ impl Bucket for S3Bucket {
             .key(key)
             .content_type("application/json")
             .checksum_sha256(BASE64.encode(Digest::of(&bytes).0))
-            .body(body(Content::Bytes(bytes), operation, &movement).await?);
+            .body(self.body(Content::Bytes(bytes), operation, &movement).await?);
         self.ask(operation, &movement, request.send()).await.map(drop)
+    }
+
+    fn traffic(&self) -> u64 {
+        self.throttle.total()
     }
 }
 
@@ -320,25 +389,6 @@ fn length(content: &Content) -> i64 {
 
 fn part_number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-/// The body of a request; every piece that the connection takes counts as movement.
-async fn body(content: Content, operation: Operation, movement: &Movement) -> Result<ByteStream, Answer> {
-    let inner = match content {
-        // In memory: signed with the request.
-        Content::Bytes(bytes) => return Ok(ByteStream::from(bytes)),
-        Content::File { path, offset, length } => {
-            let there = tokio::fs::metadata(&path).await.map_err(|e| unreadable(operation, &e))?.len();
-            if there < offset.saturating_add(length) {
-                let detail =
-                    format!("{} has {there} bytes, {} are to be sent", path.display(), offset + length);
-                return Err(Answer { operation, got: Got::Nothing(Transport::File), detail });
-            }
-            ByteStream::read_from().path(path).offset(offset).length(Length::Exact(length)).build().await
-        }
-    };
-    let inner = inner.map_err(|e| unreadable(operation, &e))?.into_inner();
-    Ok(ByteStream::new(SdkBody::from_body_1_x(Moving::new(inner, movement))))
 }
 
 fn unreadable(operation: Operation, error: &(dyn Error + 'static)) -> Answer {

@@ -264,7 +264,7 @@ async fn body(content: Content, operation: Operation) -> Result<Bytes, Answer> {
     };
     match content {
         Content::Bytes(bytes) => Ok(bytes),
-        Content::File { path, offset, length } => {
+        Content::File { path, offset, length, .. } => {
             let all = std::fs::read(path).map_err(unreadable)?;
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(all.len());
             let to = from.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));

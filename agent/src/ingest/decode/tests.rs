@@ -58,6 +58,7 @@ pub(crate) fn config(sources: Vec<Source>) -> Config {
             proxy: crate::config::Proxy::Off,
             part_size: 5 << 20,
         },
+        link: crate::config::Link::default(),
         status: Status::default(),
         limits: Limits::default(),
     }

@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::SdkBody;
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+
+use super::throttle::{Throttle, Urgent};
+
+/// While a body waits for its turn, it says so often that it is well.
+const A_WHILE: Duration = Duration::from_secs(20);
 
 /// When something last moved.
 #[derive(Debug, Clone)]
@@ -49,15 +54,55 @@ impl Movement {
     }
 }
 
-/// A body that notes its movement.
+/// A body that notes its movement, counts itself, and keeps to the rate.
 pub(super) struct Moving {
     inner: SdkBody,
     movement: Movement,
+    throttle: Arc<Throttle>,
+    /// When the last piece went.
+    last: Instant,
+    /// While it waits for the rate, or for a body to which it gives way.
+    waits: Option<Pin<Box<Sleep>>>,
+    /// That it doesn't give way; else none.
+    urgent: Option<Urgent>,
 }
 
 impl Moving {
-    pub(super) fn new(inner: SdkBody, movement: &Movement) -> Self {
-        Self { inner, movement: movement.clone() }
+    pub(super) fn new(
+        inner: SdkBody,
+        movement: &Movement,
+        throttle: &Arc<Throttle>,
+        gives_way: bool,
+    ) -> Self {
+        Self {
+            inner,
+            movement: movement.clone(),
+            throttle: Arc::clone(throttle),
+            last: Instant::now(),
+            waits: None,
+            urgent: (!gives_way).then(|| throttle.urgent()),
+        }
+    }
+
+    /// Waits until the next piece may go.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(sleep) = &mut self.waits {
+                std::task::ready!(sleep.as_mut().poll(cx));
+                self.waits = None;
+            }
+            // To wait for one's turn isn't to stand still.
+            self.movement.note();
+            let wait = if self.urgent.is_some() {
+                self.throttle.wait()
+            } else {
+                self.throttle.wait_behind(self.last.into_std())
+            };
+            match wait {
+                Some(wait) => self.waits = Some(Box::pin(tokio::time::sleep(wait.min(A_WHILE)))),
+                None => return Poll::Ready(()),
+            }
+        }
     }
 }
 
@@ -69,8 +114,15 @@ impl hyper::body::Body for Moving {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-        self.movement.note();
-        Pin::new(&mut self.inner).poll_frame(cx)
+        std::task::ready!(self.poll_turn(cx));
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(data)) = frame.as_ref().map(|f| f.as_ref().map(hyper::body::Frame::data_ref))
+            && let Some(data) = data
+        {
+            self.throttle.passed(data.len() as u64);
+            self.last = Instant::now();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -197,7 +197,7 @@ async fn a_file_that_is_gone_or_too_short_is_no_fault_of_the_link() {
     let short = dir.path().join("short");
     std::fs::write(&short, "1234").unwrap();
     for path in [dir.path().join("absent"), short] {
-        let content = Content::File { path, offset: 0, length: 5 };
+        let content = Content::File { path, offset: 0, length: 5, gives_way: false };
         for answer in [
             bucket.put_new("k", content.clone(), Digest::of(b"x")).await.unwrap_err(),
             bucket.upload_part("k", "u", 1, content.clone()).await.unwrap_err(),
@@ -217,7 +217,7 @@ async fn a_server_that_never_answers_is_given_up_on() {
         drop(stream.read_to_end(&mut Vec::new()).await);
     });
     let (bucket, _dir) = bucket_at(&endpoint).await;
-    let bucket = bucket.with_stall_limit(Duration::from_millis(50));
+    let bucket = bucket.with_stall_limit(Duration::from_millis(500));
     let answer = ask(&bucket, Operation::PutNew).await;
     assert_eq!(classify(&answer), Outcome::LookFirst(Lost::Reply), "{answer:?}");
     drop(bucket);
@@ -230,7 +230,10 @@ async fn a_segment_is_put_once_with_condition_checksum_and_digest_and_its_bytes_
     let path = dir.path().join("segment");
     std::fs::write(&path, "..the bytes..").unwrap();
     let digest = Digest::of(b"the bytes");
-    bucket.put_new("segments/gw-1/k", Content::File { path, offset: 2, length: 9 }, digest).await.unwrap();
+    bucket
+        .put_new("segments/gw-1/k", Content::File { path, offset: 2, length: 9, gives_way: true }, digest)
+        .await
+        .unwrap();
     let requests = requests.await.unwrap();
     let (head, body) = requests[0].split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("PUT /lake/segments/gw-1/k"), "{head}");
@@ -324,4 +327,35 @@ async fn a_wrong_clock_is_corrected_from_the_servers_date() {
     bucket.put_new("k", content, digest).await.unwrap();
     let signed = &requests.await.unwrap()[1];
     assert!(signed.contains("x-amz-date: 20150101T") || signed.contains("x-amz-date: 20141231T"), "{signed}");
+}
+
+#[tokio::test]
+async fn what_a_request_takes_on_the_wire_is_counted_from_its_bytes() {
+    let (bucket, requests, dir) = bucket_that_replies(vec![reply(200, "etag: \"e\"\r\n", ""); 2]).await;
+    assert_eq!(bucket.traffic(), 0);
+    let path = dir.path().join("segment");
+    std::fs::write(&path, vec![7; 100_000]).unwrap();
+    let content = Content::File { path, offset: 0, length: 100_000, gives_way: false };
+    bucket.put_new("segments/gw-1/k", content, Digest::of(&[7; 100_000])).await.unwrap();
+    let first = bucket.traffic();
+    bucket.put_replace("status/gw-1.json", Bytes::from_static(&[b'x'; 5000])).await.unwrap();
+    let second = bucket.traffic() - first;
+    let seen: Vec<u64> = requests.await.unwrap().iter().map(|r| r.len() as u64).collect();
+    // Each with its answer, what packets add, and one connection.
+    for (counted, seen) in [(first, seen[0]), (second, seen[1])] {
+        assert!(counted > seen && counted < seen + seen / 10 + 1500, "{counted} were counted, {seen} came");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_held_to_the_rate_and_loses_no_byte_by_it() {
+    let (bucket, requests, dir) = bucket_that_replies(vec![reply(200, "etag: \"e\"\r\n", "")]).await;
+    let bucket = bucket.with_rate(1 << 20);
+    let path = dir.path().join("segment");
+    let bytes: Vec<u8> = (0..200_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let content = Content::File { path, offset: 0, length: 200_000, gives_way: true };
+    bucket.put_new("segments/gw-1/k", content, Digest::of(&bytes)).await.unwrap();
+    let requests = requests.await.unwrap();
+    assert!(requests[0].as_bytes().ends_with(&bytes));
 }

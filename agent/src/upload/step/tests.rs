@@ -276,7 +276,9 @@ async fn drive(
     for _ in 0..400 {
         now = now.max(task.entry.next_at);
         let step = next_step(&task, 4);
-        let Some(event) = perform(bucket, &prefix, &task.entry, file, &step).await else { return Ok(task) };
+        let Some(event) = perform(bucket, &prefix, &task.entry, file, &step, false).await else {
+            return Ok(task);
+        };
         let next = advance(&task, &event, now, HALF);
         prop_assert!(
             task.entry.state.may_become(&next.entry.state),
@@ -347,7 +349,7 @@ proptest! {
             bucket.delete(&key);
             let mut again = Task::look(done.entry, Why::Receipt, NOW);
             while let Some(event) =
-                perform(&bucket, &Prefix::default(), &again.entry, &file, &next_step(&again, 4)).await
+                perform(&bucket, &Prefix::default(), &again.entry, &file, &next_step(&again, 4), false).await
             {
                 again = advance(&again, &event, NOW, HALF);
             }
@@ -369,7 +371,8 @@ async fn a_file_damaged_on_our_disk_is_held_and_never_delivered() {
             let mut task = Task::resume(entry(sealed));
             loop {
                 let step = next_step(&task, part_size);
-                let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await
+                let Some(event) =
+                    perform(&bucket, &Prefix::default(), &task.entry, &file, &step, false).await
                 else {
                     break;
                 };
@@ -394,7 +397,8 @@ async fn a_name_taken_by_another_object_is_left_alone() {
         bucket.put_new(&key, Content::Bytes(theirs.clone()), Digest::of(&theirs)).await.unwrap();
         loop {
             let step = next_step(&task, part_size);
-            let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await else {
+            let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step, false).await
+            else {
                 break;
             };
             task = advance(&task, &event, NOW, HALF);
@@ -414,7 +418,7 @@ async fn a_restart_in_the_middle_of_parts_sends_no_part_twice() {
     let mut saved = task.entry.clone();
     loop {
         let step = next_step(&task, 4);
-        let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step).await else {
+        let Some(event) = perform(&bucket, &Prefix::default(), &task.entry, &file, &step, false).await else {
             break;
         };
         task = advance(&task, &event, NOW, HALF);
