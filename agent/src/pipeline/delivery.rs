@@ -272,7 +272,7 @@ impl<B: Bucket + 'static> Deliverer<B> {
             let Some(event) = done else { break };
             match self.settle(task, &step, &event).await? {
                 Settled::Delivered => return Ok(true),
-                Settled::GoesOn(after) => task = after,
+                Settled::GoesOn(after) => task = *after,
                 Settled::Rests => return Ok(false),
             }
         }
@@ -306,7 +306,7 @@ impl<B: Bucket + 'static> Deliverer<B> {
         } else {
             self.went_well();
         }
-        Ok(Settled::GoesOn(after))
+        Ok(Settled::GoesOn(Box::new(after)))
     }
 
     /// Remembers what is in doubt of a task that isn't worked on for now.
@@ -674,7 +674,7 @@ enum Settled {
     /// The entry is delivered.
     Delivered,
     /// There is more to ask, now or later.
-    GoesOn(Task),
+    GoesOn(Box<Task>),
     /// The link isn't well: nothing more is asked for now.
     Rests,
 }

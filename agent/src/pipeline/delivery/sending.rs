@@ -88,7 +88,7 @@ impl<B: Bucket + 'static> Deliverer<B> {
                 let Some(event) = event else { continue };
                 match self.settle(way.task, &way.step, &event).await? {
                     Settled::Delivered => (delivered, untold) = (true, true),
-                    Settled::GoesOn(task) => self.going_on.push_back((task, way.class)),
+                    Settled::GoesOn(task) => self.going_on.push_back((*task, way.class)),
                     Settled::Rests => {}
                 }
             }
