@@ -7,7 +7,7 @@
 mod announce;
 mod keep;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -427,6 +427,14 @@ impl Windows {
             || (drained && end <= now && device.progress.is_idle(now, window.idle))
     }
 
+    /// Whether a window that ends no earlier has been closed.
+    fn is_closed(&self, unit: &Unit) -> bool {
+        let number = usize::from(unit.definition);
+        let closing = self.devices.get(unit.device as usize).and_then(|device| device.closings.get(number));
+        let end = self.definitions.get(number).map(|definition| definition.grid.end_of(unit.start));
+        closing.zip(end).is_some_and(|(closing, end)| closing.standing(end) != Standing::Open)
+    }
+
     fn expected(&self, unit: &Unit, waiting: &Waiting, touched: &Touched) -> u64 {
         let typical = self.typical.get(usize::from(unit.definition)).copied().unwrap_or(0);
         u64::from(touched.readings) + if waiting.late { typical } else { 0 }
@@ -459,9 +467,20 @@ impl Windows {
                 });
             }
         }
-        let planned: std::collections::HashSet<Unit> = due.iter().map(|(unit, _)| *unit).collect();
+        let planned: HashSet<Unit> = due.iter().map(|(unit, _)| *unit).collect();
+        let mut closed_by_it: HashMap<(u16, u32), Timestamp> = HashMap::new();
+        for (unit, _) in due {
+            let last = closed_by_it.entry((unit.definition, unit.device)).or_insert(unit.start);
+            *last = unit.start.max(*last);
+        }
         let rest = || self.waiting.iter().filter(|(unit, _)| !planned.contains(*unit));
-        let late_rest = rest().filter(|(_, w)| w.late).map(|(_, w)| w.first_seq).min();
+        // A window may be passed over while a later one of its device closes: after a restart its readings are late.
+        let will_be_late = |unit: &Unit, waiting: &Waiting| {
+            let passed =
+                closed_by_it.get(&(unit.definition, unit.device)).is_some_and(|last| unit.start <= *last);
+            waiting.late || passed || self.is_closed(unit)
+        };
+        let late_rest = rest().filter(|(unit, w)| will_be_late(unit, w)).map(|(_, w)| w.first_seq).min();
         let settled = late_rest.map_or(self.through, |seq| seq.saturating_sub(1)).max(self.settled);
         let open_from = rest().filter(|(_, w)| !w.late).map(|(unit, _)| unit.start).min();
         let all_open_from = self.waiting.iter().filter(|(_, w)| !w.late).map(|(unit, _)| unit.start).min();

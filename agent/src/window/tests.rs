@@ -162,6 +162,21 @@ fn a_window_closes_when_the_watermark_of_its_device_passes_its_end() {
 }
 
 #[test]
+fn a_window_that_a_later_one_overtook_is_not_forgotten_by_a_restart() {
+    let mut w = World::new(vec![minute_window()]);
+    w.append(vec![row(1, 0, 70, 1.0), row(2, 0, 200, 1.0)], at(200));
+    let through = w.windows.through();
+    // It belongs before the one that closes now, and comes after the look was taken.
+    w.append(vec![row(3, 1, 10, 7.0)], at(200));
+    let plan = w.windows.due_of(through, at(200), true).unwrap();
+    assert_eq!(plan.windows.iter().map(|due| due.start).collect::<Vec<_>>(), [at(60)]);
+    w.decide(plan);
+    w.restart(at(201));
+    let rows = w.close(at(201), true);
+    assert!(rows.iter().any(|r| (r.start, r.aggregate.sum) == (at(0), Some(7.0))), "{rows:?}");
+}
+
+#[test]
 fn one_wrong_stamp_moves_no_watermark_and_enters_no_window() {
     for doubt in [Doubt::Future, Doubt::ClockUnsynced] {
         let mut w = World::new(vec![minute_window()]);
