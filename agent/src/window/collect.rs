@@ -40,6 +40,8 @@ pub(super) struct Collector {
     /// Readings of which at least the value is held, and may be.
     held: u64,
     most: u64,
+    /// Values of one window that may be held while it takes its readings one by one.
+    each: usize,
     /// By series, definition and start.
     places: Vec<Place>,
     /// Where in `places` those of a series and definition lie: of each series of the plan as many as there are definitions.
@@ -255,6 +257,7 @@ impl Collector {
             stretch: (Timestamp(i64::MIN), Timestamp(i64::MAX)),
             held: 0,
             most: plan.most_held,
+            each: usize::MAX,
             places,
             of_series,
             series: named.collect(),
@@ -385,7 +388,6 @@ impl Collector {
         }
         let sample = Sample { ts: row.ts, seq: row.seq, value };
         let believed = has_trusted_value(row.quality);
-        let exact = if self.most == u64::MAX { self.exact() } else { usize::MAX };
         let ranges = self.of_series.get(series as usize * definitions..).unwrap_or_default();
         for (range, takes) in ranges.iter().zip(taken) {
             if takes.is_none_or(|of| kind == Kind::Texts && of.texts.is_empty()) {
@@ -411,7 +413,7 @@ impl Collector {
                 self.held += u64::from(holds);
                 let readings = slot.of(kind);
                 let taken = match (holds, self.in_turn) {
-                    (true, true) => readings.take_next(&sample, row.series, place, exact),
+                    (true, true) => readings.take_next(&sample, row.series, place, self.each),
                     (true, false) => {
                         readings.samples.push(sample);
                         readings.latest = readings.latest.max(Some((row.ts, row.seq, row.series)));
@@ -428,13 +430,12 @@ impl Collector {
 
     /// From now on only so many values of each window are held that take their readings one by one.
     fn hold_less(&mut self) {
-        let exact = self.exact();
+        (self.each, self.most) = (self.exact(), u64::MAX);
         for readings in self.slots.iter_mut().filter(|slot| slot.way == Way::InTurn).flat_map(Slot::all) {
             if let Some(folding) = &mut readings.folding {
-                folding.fold.hold_at_most(exact);
+                folding.fold.hold_at_most(self.each);
             }
         }
-        self.most = u64::MAX;
     }
 
     /// What is known of a dictionary key, asked for the first time or not.

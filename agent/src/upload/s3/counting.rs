@@ -1,7 +1,7 @@
 //! An HTTP client around the SDK's own that counts heads and small bodies, and lets no request begin above the rate.
 //!
-//! It stands between the signed request and the connection, so that it sees what the credentials' providers ask, too.
-//! Bodies that are streamed count themselves ([`Moving`](super::movement::Moving)).
+//! It stands between the signed request and the connection. Bodies that are streamed count themselves
+//! ([`Moving`](super::movement::Moving)). What is asked of those who give keys goes by another client, and isn't counted.
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
