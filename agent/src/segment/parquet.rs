@@ -53,7 +53,7 @@ pub struct Builder<R: TableRow, W: Write + Send> {
 enum Out<W: Write + Send> {
     /// Only the first row group says which columns there are.
     Waiting(W),
-    Writing(Writer<W>),
+    Writing(Box<Writer<W>>),
     /// A row group couldn't be written.
     Failed,
 }
@@ -204,7 +204,8 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
         let facts = self.facts.ok_or(EncodeError::Empty)?;
         agrees::<R>(manifest, &facts, self.day, &self.provenance)?;
         self.write_group(true)?;
-        let Out::Writing(Writer { mut file, .. }) = self.out else { return Err(EncodeError::Empty) };
+        let Out::Writing(writer) = self.out else { return Err(EncodeError::Empty) };
+        let mut file = writer.file;
         if R::TABLE == AggregateRow::TABLE {
             let seen = self.seen.ok_or(EncodeError::NothingSeen)?;
             // Plain numbers: nothing in it can fail to be JSON.
@@ -232,7 +233,7 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
                         columns.push(at);
                     }
                 }
-                Writer::new(out, R::TABLE, &columns)?
+                Box::new(Writer::new(out, R::TABLE, &columns)?)
             }
         };
         writer.write(&batches, &self.provenance)?;
