@@ -7,6 +7,7 @@ mod budget;
 mod clock;
 mod link;
 mod readback;
+mod soak;
 mod stories;
 
 use std::collections::BTreeMap;
