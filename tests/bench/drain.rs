@@ -37,7 +37,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) const ALL: [Self; 3] = [
-        Self { name: "16_kbit", bits: 16e3, round_trip: 2000, backlog: 160 << 10, segment: 64 << 10 },
+        Self { name: "16_kbit", bits: 16e3, round_trip: 2000, backlog: 80 << 10, segment: 64 << 10 },
         Self { name: "2_mbit", bits: 2e6, round_trip: 150, backlog: 4 << 20, segment: 1 << 20 },
         Self { name: "100_mbit", bits: 100e6, round_trip: 20, backlog: 96 << 20, segment: SEGMENT },
     ];
