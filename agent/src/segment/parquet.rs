@@ -19,7 +19,7 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::columns::{EncodeError, Entries, Lookup, Provenance, Rows, TableRow};
-use super::encoding::{BATCH, ROW_GROUP, properties};
+use super::encoding::{BATCH, Settings};
 use crate::window::decision::Seen;
 use crate::window::emit::AggregateRow;
 
@@ -51,11 +51,12 @@ pub struct Encoded {
     pub facts: Facts,
 }
 
-/// Makes one segment. Holds at most one row group of rows ([`ROW_GROUP`]) beside the bytes made so far.
+/// Makes one segment. Holds at most one row group of rows beside the bytes made so far.
 #[derive(Debug)]
 pub struct Builder<R: TableRow> {
     day: Day,
     provenance: Provenance,
+    settings: Settings,
     entries: Entries,
     group: Vec<R>,
     /// From the first row group on, for only that says which columns there are.
@@ -79,9 +80,9 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    fn new(table: Table, columns: &[usize]) -> Result<Self, EncodeError> {
+    fn new(table: Table, columns: &[usize], settings: &Settings) -> Result<Self, EncodeError> {
         let options = ArrowWriterOptions::new()
-            .with_properties(properties(table)?)
+            .with_properties(settings.properties(table)?)
             // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
             .with_skip_arrow_metadata(true)
             .with_schema_root("table".to_owned());
@@ -137,6 +138,7 @@ impl<R: TableRow> Builder<R> {
         Self {
             day,
             provenance,
+            settings: Settings::of(R::TABLE),
             entries: Entries::default(),
             group: Vec::new(),
             writer: None,
@@ -145,10 +147,17 @@ impl<R: TableRow> Builder<R> {
         }
     }
 
+    /// The same by other settings: what the bench compares with.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
     /// The same with room for so many rows at once, as far as a row group holds them.
     #[must_use]
     pub fn with_room_for(mut self, rows: usize) -> Self {
-        self.group.reserve_exact(rows.min(ROW_GROUP));
+        self.group.reserve_exact(rows.min(self.settings.row_group));
         self
     }
 
@@ -171,7 +180,7 @@ impl<R: TableRow> Builder<R> {
             facts.seqs = Some((least.min(seq), greatest.max(seq)));
         }
         self.group.push(row);
-        if self.group.len() >= ROW_GROUP {
+        if self.group.len() >= self.settings.row_group {
             self.write_group(false)?;
         }
         Ok(())
@@ -213,7 +222,9 @@ impl<R: TableRow> Builder<R> {
     /// that nothing stands in, unless more groups follow, in which it may: a receiver of the version before has no name
     /// for them.
     fn write_group(&mut self, last: bool) -> Result<(), EncodeError> {
-        R::put_in_order(&mut self.group, &self.entries);
+        if self.settings.sorted {
+            R::put_in_order(&mut self.group, &self.entries);
+        }
         let batches = self.group.chunks(BATCH).map(|rows| Rows::of(rows, &self.entries));
         let batches = batches.collect::<Result<Vec<_>, _>>()?;
         let writer = match &mut self.writer {
@@ -225,7 +236,7 @@ impl<R: TableRow> Builder<R> {
                         columns.push(at);
                     }
                 }
-                none.insert(Writer::new(R::TABLE, &columns)?)
+                none.insert(Writer::new(R::TABLE, &columns, &self.settings)?)
             }
         };
         writer.write(&batches, &self.provenance)?;
