@@ -6,6 +6,8 @@
 mod cost;
 mod figures;
 mod load;
+mod parquet;
+mod real;
 mod side;
 mod stages;
 mod start;
@@ -69,6 +71,8 @@ enum Part {
     Windows,
     /// Starts alone
     Start,
+    /// Sizes of segments alone
+    Parquet,
     /// One side of the part that measures windows
     #[command(hide = true)]
     WindowingSide(windowing::Options),
@@ -109,11 +113,13 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         Some(Part::Memory) => memory(args, &mut figures).await?,
         Some(Part::Windows) => windows(args, &mut figures).await?,
         Some(Part::Start) => starts(args, &mut figures).await?,
+        Some(Part::Parquet) => parquet::measure(&mut figures)?,
         None => {
             ingest(args, &mut figures).await?;
             memory(args, &mut figures).await?;
             windows(args, &mut figures).await?;
             starts(args, &mut figures).await?;
+            parquet::measure(&mut figures)?;
         }
     }
     figures.print(args.json)

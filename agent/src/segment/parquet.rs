@@ -71,6 +71,9 @@ struct Writer {
     schema: SchemaRef,
     file: SerializedFileWriter<Hashed>,
     columns: ArrowRowGroupWriterFactory,
+    /// For those columns that have one page a row group.
+    whole: ArrowRowGroupWriterFactory,
+    names_of_whole: Vec<&'static str>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -81,15 +84,21 @@ impl std::fmt::Debug for Writer {
 
 impl Writer {
     fn new(table: Table, columns: &[usize], settings: &Settings) -> Result<Self, EncodeError> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(settings.properties(table)?)
-            // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
-            .with_skip_arrow_metadata(true)
-            .with_schema_root("table".to_owned());
+        let options = |properties| {
+            ArrowWriterOptions::new()
+                .with_properties(properties)
+                // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
+                .with_skip_arrow_metadata(true)
+                .with_schema_root("table".to_owned())
+        };
         let schema = Arc::new(table.arrow_schema().project(columns)?);
-        let writer = ArrowWriter::try_new_with_options(Hashed::default(), Arc::clone(&schema), options)?;
+        let (of_pages, of_whole) =
+            (options(settings.properties(table)?), options(settings.properties_of_whole(table)?));
+        let writer = ArrowWriter::try_new_with_options(Hashed::default(), Arc::clone(&schema), of_pages)?;
         let (file, columns) = writer.into_serialized_writer()?;
-        Ok(Self { schema, file, columns })
+        let unwritten = ArrowWriter::try_new_with_options(io::sink(), Arc::clone(&schema), of_whole)?;
+        let (_, whole) = unwritten.into_serialized_writer()?;
+        Ok(Self { schema, file, columns, whole, names_of_whole: settings.whole.clone() })
     }
 
     /// Writes one row group, column after column: each has a compressor of its own, of some MiB while it works, and no two
@@ -101,6 +110,7 @@ impl Writer {
     ) -> Result<(), EncodeError> {
         let group = self.file.flushed_row_groups().len();
         let mut writers = self.columns.create_column_writers(group)?.into_iter();
+        let mut of_whole = self.whole.create_column_writers(group)?.into_iter();
         let mut group = self.file.next_row_group()?;
         for field in self.schema.fields() {
             let mut leaves: Vec<ArrowColumnWriter> = Vec::new();
@@ -108,7 +118,9 @@ impl Writer {
                 let column = fitting(field, rows.column(field.name(), provenance)?)?;
                 let parts = compute_leaves(field, &column)?;
                 if leaves.is_empty() {
-                    leaves.extend(writers.by_ref().take(parts.len()));
+                    let both: Vec<_> = writers.by_ref().zip(&mut of_whole).take(parts.len()).collect();
+                    let whole = self.names_of_whole.contains(&field.name().as_str());
+                    leaves.extend(both.into_iter().map(|(paged, one)| if whole { one } else { paged }));
                 }
                 for (part, leaf) in parts.iter().zip(&mut leaves) {
                     leaf.write(part)?;
