@@ -170,6 +170,24 @@ class ReadBack(unittest.TestCase):
             self.assertGreater(len(expected), 10, name)
         self.assertEqual(len(compared), 12)
 
+    def test_each_file_says_how_it_is_sorted_and_where_pages_begin(self):
+        """What engines skip by: the order, statistics of each row group, and the page index."""
+        columns = 0
+        for path in self.files(self.sql.load_table("tributary.readings")):
+            footer = pyarrow.parquet.ParquetFile(path).metadata
+            for group in map(footer.row_group, range(footer.num_row_groups)):
+                chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+                names = list(chunks)
+                order = [names[column.column_index] for column in group.sorting_columns]
+                self.assertEqual(order, ["gateway", "device", "metric", "ts"])
+                for name, chunk in chunks.items():
+                    self.assertTrue(chunk.has_offset_index, name)
+                    self.assertTrue(chunk.is_stats_set, name)
+                    columns += 1
+                for name in ("device", "metric", "ts"):
+                    self.assertTrue(chunks[name].has_column_index, name)
+        self.assertGreaterEqual(columns, 18)
+
     def test_duckdb_sums_each_series_as_plain_arithmetic_does(self):
         readings = self.readings  # DuckDB finds the Arrow table by this name.
         got = {
