@@ -12,6 +12,7 @@ pub mod reading;
 pub mod clock;
 pub mod tls;
 pub mod offload;
+pub mod heap;
 pub mod ingest;
 pub mod buffer;
 pub mod window;

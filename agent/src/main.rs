@@ -18,7 +18,7 @@ use tributary_agent::tools::access::Access;
 use tributary_agent::tools::pick::{Pick, instant};
 use tributary_agent::tools::rejects::Choice;
 use tributary_agent::tools::{self, Found};
-use tributary_agent::{pipeline, status, telemetry};
+use tributary_agent::{heap, pipeline, status, telemetry};
 use tributary_contract::time::Timestamp;
 
 #[derive(Parser)]
@@ -293,6 +293,9 @@ fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if matches!(arguments.command, Command::Run(_)) {
+        heap::keep_small();
+    }
     // One loop thread, few for disk and encoding: each thread costs memory on a small board.
     let runtime =
         match tokio::runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build() {

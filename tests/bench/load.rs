@@ -10,8 +10,30 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const IN_FLIGHT: u16 = 1000;
 const TICK: Duration = Duration::from_millis(10);
 
-/// Topic and payload of message `number`, from 0. `began` is in milliseconds since 1970, `rate` in messages a second.
-pub(crate) fn message(number: u64, series: u64, rate: u64, began: i64) -> (String, Vec<u8>) {
+/// What a device measures.
+const METRICS: [&str; 10] = [
+    "temperature",
+    "humidity",
+    "pressure",
+    "voltage",
+    "current",
+    "power",
+    "energy",
+    "flow",
+    "level",
+    "speed",
+];
+
+/// Device and metric of series `number`, from 0: ten to a device.
+pub(crate) fn series(number: u64) -> (String, &'static str) {
+    let most = METRICS.len() as u64;
+    let metric = METRICS.get((number % most) as usize).copied().unwrap_or_default();
+    (format!("device-{}", number / most), metric)
+}
+
+/// Topic and payload of message `number`, from 0, which is of one of so many series in turn. `began` is in milliseconds since
+/// 1970, `rate` in messages a second.
+pub(crate) fn message(number: u64, of: u64, rate: u64, began: i64) -> (String, Vec<u8>) {
     let millis = began.saturating_add(i64::try_from(number.saturating_mul(1000) / rate.max(1)).unwrap_or(0));
     let at = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
     // A slow wave with noise in its last digits, as of a thermometer.
@@ -23,7 +45,8 @@ pub(crate) fn message(number: u64, series: u64, rate: u64, began: i64) -> (Strin
         90 + number % 10,
         50 + number % 40
     );
-    (format!("sensors/device-{}/temperature", number % series), payload.into_bytes())
+    let (device, metric) = series(number % of);
+    (format!("sensors/{device}/{metric}"), payload.into_bytes())
 }
 
 /// What was offered.
@@ -83,8 +106,9 @@ mod tests {
         let (first, next) = (message(0, 2, 100, 0), message(1, 2, 100, 0));
         assert_eq!(
             (first.0.as_str(), next.0.as_str()),
-            ("sensors/device-0/temperature", "sensors/device-1/temperature")
+            ("sensors/device-0/temperature", "sensors/device-0/humidity")
         );
+        assert_eq!(series(9_999), ("device-999".to_owned(), "speed"));
         let ts = |payload: &[u8]| serde_json::from_slice::<serde_json::Value>(payload).unwrap()["ts"].clone();
         assert_eq!(ts(&next.1), "1970-01-01T00:00:00.01Z");
         assert!((100..=300).contains(&first.1.len()), "{}", first.1.len());

@@ -4,6 +4,7 @@
 //! figure is the median of its repetitions; its spread is the distance from the smallest to the greatest of them.
 
 mod cost;
+mod drain;
 mod figures;
 mod load;
 mod parquet;
@@ -22,6 +23,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tributary_tests::world::World;
 
+use crate::drain::Link;
 use crate::figures::{Figure, Figures};
 use crate::side::{Outcome, Side};
 use crate::start::Backlog;
@@ -71,6 +73,8 @@ enum Part {
     Windows,
     /// Starts alone
     Start,
+    /// Draining a backlog over narrow links alone
+    Drain,
     /// Sizes of segments alone
     Parquet,
     /// One side of the part that measures windows
@@ -113,12 +117,14 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         Some(Part::Memory) => memory(args, &mut figures).await?,
         Some(Part::Windows) => windows(args, &mut figures).await?,
         Some(Part::Start) => starts(args, &mut figures).await?,
+        Some(Part::Drain) => drains(args, &mut figures).await?,
         Some(Part::Parquet) => parquet::measure(&mut figures)?,
         None => {
             ingest(args, &mut figures).await?;
             memory(args, &mut figures).await?;
             windows(args, &mut figures).await?;
             starts(args, &mut figures).await?;
+            drains(args, &mut figures).await?;
             parquet::measure(&mut figures)?;
         }
     }
@@ -220,6 +226,33 @@ async fn starts(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
         figures.add(Figure::of(format!("start_ms@{mib}_mib"), took, "ms", backlog.name()));
         let ratios: Vec<f64> = took.iter().zip(&empty).map(|(a, b)| a / b).collect();
         figures.add(Figure::of(format!("start_vs_empty@{mib}_mib"), &ratios, "×", backlog.name()));
+    }
+    Ok(())
+}
+
+/// The same backlog over narrow links, by the agent and by bare PUTs, in turn.
+async fn drains(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
+    for link in Link::ALL {
+        let world = world().await?;
+        let backlog = drain::fill(&world, link).await?;
+        let (mut ours, mut one, mut four) = (Vec::new(), Vec::new(), Vec::new());
+        for turn in 1..=args.repeat {
+            tell(&format!("{} bytes over {} ({turn} of {})", backlog.bytes, link.name, args.repeat));
+            ours.push(drain::agent(&world, link, &backlog, turn).await?);
+            one.push(drain::puts(&world, link, &backlog, 1, turn).await?);
+            four.push(drain::puts(&world, link, &backlog, 4, turn).await?);
+        }
+        let line = link.needs(backlog.bytes);
+        let sides =
+            [(&ours, "the agent"), (&one, "bare PUTs, one by one"), (&four, "bare PUTs, four at once")];
+        for (took, of) in sides {
+            let shares: Vec<f64> = took.iter().map(|seconds| line / seconds).collect();
+            figures.add(Figure::of(format!("share_of_line@{}", link.name), &shares, "", of));
+        }
+        for (puts, of) in [(&one, sides[1].1), (&four, sides[2].1)] {
+            let ratios: Vec<f64> = puts.iter().zip(&ours).map(|(puts, ours)| puts / ours).collect();
+            figures.add(Figure::of(format!("drain_vs_put@{}", link.name), &ratios, "×", of));
+        }
     }
     Ok(())
 }

@@ -69,7 +69,14 @@ pub(crate) fn measure(figures: &mut Figures) -> anyhow::Result<()> {
     for set in real.sets.iter().filter(|set| is_full(&set.days)) {
         let of_windows = real::aggregates(&set.days);
         let name = format!("aggregates-of-{}", set.name);
-        part(&name, &real, &of_windows, |b: Builder<AggregateRow>| b.with_seen(seen()), None, figures)?;
+        part(
+            &name,
+            &real,
+            &of_windows,
+            |b: Builder<AggregateRow, Vec<u8>>| b.with_seen(seen()),
+            None,
+            figures,
+        )?;
     }
     for peer in peers(scratch.path())? {
         let (ours, rows) = sizes.get(&peer.set).copied().context("a set that nobody wrote")?;
@@ -87,12 +94,15 @@ const PEERS: &str = "pyarrow's defaults, its best, pco for each series and colum
 const OURS: &str = "segments as they are shipped";
 const CHANGED: &str = "one setting changed; gain: what the shipped one saves";
 
+/// What a builder is told beside its settings.
+type Prepare<R> = fn(Builder<R, Vec<u8>>) -> Builder<R, Vec<u8>>;
+
 /// One table's rows of one set: by the shipped settings, whose bytes it returns, and by others.
 fn part<R: TableRow + Clone>(
     name: &str,
     real: &Real,
     days: &Days<R>,
-    prepare: fn(Builder<R>) -> Builder<R>,
+    prepare: Prepare<R>,
     folder: Option<&Path>,
     figures: &mut Figures,
 ) -> anyhow::Result<u64> {
@@ -178,14 +188,14 @@ fn write<R: TableRow + Clone>(
     real: &Real,
     days: &Days<R>,
     settings: &Settings,
-    prepare: fn(Builder<R>) -> Builder<R>,
+    prepare: Prepare<R>,
     folder: Option<&Path>,
 ) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for (number, (day, rows)) in (1..).zip(days) {
         let (gateway, epoch, number) = (GatewayId::new("gw-1")?, Epoch(0x1f2e), Number::new(number)?);
         let provenance = Provenance { gateway: gateway.clone(), epoch, number };
-        let mut builder = prepare(Builder::<R>::new(*day, provenance).with_settings(settings.clone()));
+        let mut builder = prepare(Builder::new(*day, provenance, Vec::new()).with_settings(settings.clone()));
         for row in rows {
             builder.push(row.clone(), &|key| real.entry(key))?;
         }
@@ -211,9 +221,9 @@ fn write<R: TableRow + Clone>(
             counters: Counters::default(),
             status: ShortStatus::default(),
         })?;
-        bytes += encoded.bytes.len() as u64;
+        bytes += encoded.len() as u64;
         if let Some(folder) = folder {
-            fs::write(folder.join(format!("{day}.parquet")), &encoded.bytes)?;
+            fs::write(folder.join(format!("{day}.parquet")), &encoded)?;
         }
     }
     Ok(bytes)

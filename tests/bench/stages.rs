@@ -15,6 +15,8 @@ use tributary_contract::counters::MessageCounters;
 use tributary_contract::quality::Quality;
 use tributary_contract::time::Timestamp;
 
+use crate::load;
+
 struct HandClock(AtomicI64);
 
 impl Clock for HandClock {
@@ -77,7 +79,7 @@ impl Stages {
         self.clock.0.fetch_add(micros, Ordering::SeqCst);
     }
 
-    /// One commit of `readings`, a message each, of the devices in their turn; all are taken now.
+    /// One commit of `readings`, a message each, of so many series in their turn; all are taken now.
     ///
     /// # Errors
     /// The buffer's.
@@ -86,10 +88,11 @@ impl Stages {
         let message = |number: u64| {
             let wave = (number as f64 / 500.0).sin() * 5.0 + 20.0;
             let noise = (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / f64::from(1 << 24);
+            let (device, metric) = load::series(number % series);
             let reading = Reading {
                 ts: now.plus(-1),
-                device: format!("device-{}", number % series),
-                metric: "temperature".into(),
+                device,
+                metric: metric.into(),
                 tags: Default::default(),
                 row_tags: Default::default(),
                 value: Value::Float(wave + noise),

@@ -135,3 +135,32 @@ async fn a_configuration_without_an_end_is_refused_instead_of_filling_the_memory
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_gives_its_allocator_the_settings_that_keep_it_small_unless_it_has_others()
+-> anyhow::Result<()> {
+    let world = World::start(Mqtt::EmbeddedV5).await?;
+    let heaps = |environ: &str| -> Vec<String> {
+        environ.split('\0').filter(|pair| pair.starts_with("MALLOC_")).map(str::to_owned).collect()
+    };
+    let mut seen = Vec::new();
+    for own in [&[][..], &[("MALLOC_ARENA_MAX", "3")], &[("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")]] {
+        let agent = world.agent_with(own)?;
+        world.status_when("the agent runs", |_| true).await?;
+        let of = |file: &str| {
+            std::fs::read_to_string(format!("/proc/{}/{file}", agent.id()?)).map_err(anyhow::Error::from)
+        };
+        ensure!(of("comm")?.trim() == "tributary-agent" && of("cmdline")?.contains("\0run\0--config\0"));
+        seen.push(heaps(&of("environ")?));
+        agent.stop().await?;
+    }
+    let small = ["MALLOC_MMAP_THRESHOLD_=131072", "MALLOC_TRIM_THRESHOLD_=131072"];
+    let with = |arenas: &str| -> Vec<String> {
+        let mut all: Vec<String> = small.iter().map(ToString::to_string).collect();
+        all.insert(0, format!("MALLOC_ARENA_MAX={arenas}"));
+        all
+    };
+    seen.iter_mut().for_each(|heaps| heaps.sort());
+    ensure!(seen == [with("1"), with("3"), Vec::new()], "{seen:?}");
+    Ok(())
+}

@@ -48,7 +48,7 @@ pub struct Newest<'a> {
 /// What of the windows is known to hold readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windowed {
-    /// Readings in the newest revisions of the windows asked for.
+    /// Readings that aren't texts in the newest revisions of the windows asked for.
     pub samples: u64,
     /// How many sizes of windows were asked for; each reading is in one window of each size.
     pub sizes: u64,
@@ -97,6 +97,7 @@ impl<'a> Newest<'a> {
         let starts = column(batch, "window_start", &DataType::Int64)?;
         let revisions = column(batch, "revision", &DataType::Int64)?;
         let samples = column(batch, "samples", &DataType::Int64)?;
+        let texts = column(batch, "value_last_text", &DataType::Utf8)?;
         for row in 0..batch.num_rows() {
             let name = names.as_string::<i32>().value(row);
             let Some(window) = self.names.iter().position(|w| *w == name) else { continue };
@@ -109,7 +110,8 @@ impl<'a> Newest<'a> {
                 window,
                 place,
                 revisions.as_primitive::<Int64Type>().value(row),
-                samples.as_primitive::<Int64Type>().value(row),
+                // Of texts not every window takes note.
+                if texts.is_null(row) { samples.as_primitive::<Int64Type>().value(row) } else { 0 },
             );
         }
         Ok(())
@@ -247,7 +249,8 @@ impl Tables {
     /// When a file can't be read at the moment.
     pub async fn windowed(&self, state: &State, windows: &[&str]) -> anyhow::Result<Windowed> {
         let mut newest = Newest::of(windows);
-        let columns = ["window_name", "gateway", "series", "window_start", "revision", "samples"];
+        let columns =
+            ["window_name", "gateway", "series", "window_start", "revision", "samples", "value_last_text"];
         scan(state, &columns, |batch| newest.add(batch)).await?;
         Ok(newest.sum())
     }

@@ -9,6 +9,7 @@ pub mod faults;
 pub mod tls;
 pub mod keys;
 pub mod forward;
+pub mod narrow;
 pub mod lake;
 pub mod world;
 pub mod crash;

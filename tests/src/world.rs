@@ -249,6 +249,12 @@ impl World {
         client::client(&self.endpoint(), REGION, ACCESS_KEY, SECRET)
     }
 
+    /// The same, where something that listens at `address` stands before the bucket.
+    #[must_use]
+    pub fn bucket_behind(&self, address: SocketAddr) -> aws_sdk_s3::Client {
+        client::client(&format!("http://{address}"), REGION, ACCESS_KEY, SECRET)
+    }
+
     /// Keys in the bucket that begin with `folder` under the world's prefix.
     ///
     /// # Errors

@@ -112,23 +112,25 @@ impl Files {
 
     /// Writes `bytes` to `path` with `.tmp` behind it and syncs them; [`Files::appear`] is the second half.
     pub fn prepare(&self, path: &Path, bytes: &[u8]) -> Result<(), BufferError> {
+        let mut file = self.begin(path)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(io(format!("can't write {}", temporary(path).display())))
+    }
+
+    /// Begins `path` with `.tmp` behind it.
+    pub fn begin(&self, path: &Path) -> Result<File, BufferError> {
         let tmp = temporary(path);
         // One that was left behind may be anybody's.
         self.remove(&tmp)?;
-        let write = || {
-            let mut file = File::create(&tmp)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(io(format!("can't write {}", tmp.display())))
+        File::create(&tmp).map_err(io(format!("can't make {}", tmp.display())))
     }
 
-    /// Removes what [`Files::prepare`] wrote, or began to.
+    /// Removes what was begun.
     pub fn discard(&self, path: &Path) -> Result<(), BufferError> {
         self.remove(&temporary(path))
     }
 
-    /// Renames what [`Files::prepare`] wrote to its name and syncs the folder.
+    /// Renames what was begun, and is durable, to its name and syncs the folder.
     pub fn appear(&self, path: &Path) -> Result<(), BufferError> {
         fs::rename(temporary(path), path).map_err(io(format!("can't rename to {}", path.display())))?;
         sync_parent(path)

@@ -1,7 +1,7 @@
 //! The buffer: where readings become durable, wait, are sealed, and stay until the lake has them.
 //!
-//! **What comes in.** Batches of decoded messages ([`Buffer::append`]), the bytes of sealed segments
-//! ([`Buffer::finish_seal`]), and what became of them: delivered, registered, refused.
+//! **What comes in.** Batches of decoded messages ([`Buffer::append`]), the bytes of segments as they are encoded
+//! ([`Buffer::draft`], [`Buffer::finish_seal`]), and what became of them: delivered, registered, refused.
 //!
 //! **What goes out.** Rows to seal and to fold ([`Buffer::pick_rows`], [`Buffer::scan`]), segments that are due
 //! ([`Buffer::due`]), counters for manifest and status. Every number and seq is given out once.
@@ -30,6 +30,7 @@ mod block;
 mod books;
 mod check;
 mod dictionary;
+mod draft;
 pub mod entry;
 mod epoch;
 mod error;
@@ -86,6 +87,7 @@ pub use ballast::Ballast;
 pub use block::BlockError;
 pub use books::Books;
 pub use dictionary::Dictionary;
+pub use draft::Draft;
 pub use entry::{Entry, PartDone, Progress};
 pub use error::{BufferError, OpenError};
 pub use faults::{Faults, NoFaults};

@@ -1,7 +1,6 @@
 //! Sealing: rows are picked, a number is given, and file, lease and one transaction make the segment. Edge: SQLite, files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use rusqlite::{Connection, params};
 use tributary_contract::counters::Counters;
@@ -12,8 +11,8 @@ use tributary_contract::manifest::{ClosedEpoch, Link, Manifest};
 use tributary_contract::range::Ranges;
 use tributary_contract::time::{Day, Timestamp};
 
-use super::ballast::is_full;
 use super::bits::RowSet;
+use super::draft::Draft;
 use super::entry::Progress;
 use super::error::BufferError;
 use super::journal::{Mark, Stored, load_batch};
@@ -159,7 +158,8 @@ impl Buffer {
         self.dictionary.waiting()
     }
 
-    /// Gives the next number and what the manifest says of the buffer. Without [`Buffer::finish_seal`] nothing happened.
+    /// Gives the next number and what the manifest says of the buffer; its file begins with [`Buffer::draft`]. Without
+    /// [`Buffer::finish_seal`] nothing happened.
     pub fn begin_seal(&mut self) -> Result<Sealing, BufferError> {
         self.guarded(|b| {
             if !b.settled {
@@ -183,29 +183,31 @@ impl Buffer {
         })
     }
 
-    /// Makes the segment durable: temporary file, sync, lease line, sync, rename, sync of the folder, then one
-    /// transaction. `key` and `manifest` must be those of `sealing`.
+    /// Makes the segment durable: sync of its temporary file, lease line, sync, rename, sync of the folder, then one
+    /// transaction. `key`, `draft` and `manifest` must be those of `sealing`.
     pub fn finish_seal(
         &mut self,
         sealing: &Sealing,
         key: &SegmentKey,
-        bytes: &[u8],
+        draft: Draft,
         manifest: &Manifest,
         contents: &Contents,
     ) -> Result<Digest, BufferError> {
-        self.guarded(|b| b.finish_seal_now(sealing, key, bytes, manifest, contents))
+        self.guarded(|b| b.finish_seal_now(sealing, key, draft, manifest, contents))
     }
 
     fn finish_seal_now(
         &mut self,
         sealing: &Sealing,
         key: &SegmentKey,
-        bytes: &[u8],
+        draft: Draft,
         manifest: &Manifest,
         contents: &Contents,
     ) -> Result<Digest, BufferError> {
         let number = sealing.number.get();
-        if sealing.epoch != self.current.epoch || number != self.next_number || !self.settled {
+        let path = self.files.segment(sealing.epoch, sealing.number);
+        let newest = sealing.epoch == self.current.epoch && number == self.next_number;
+        if !newest || !self.settled || !draft.is_of(&path) {
             return Err(BufferError::StaleSealing(number));
         }
         let expected = tributary_contract::id::SegmentId {
@@ -224,15 +226,13 @@ impl Buffer {
             });
         }
         let marks = self.marks_after(contents)?;
-        let digest = Digest::of(bytes);
+        let (digest, size) = self.keep_draft(draft)?;
         let mut book = self.current.clone();
         book.books.counters.readings.sealed += contents.rows();
         book.books.segments_sealed += 1;
         (book.last_number, book.last_digest) = (number, Some(digest));
         book.books.counters.check()?;
 
-        let path = self.files.segment(sealing.epoch, sealing.number);
-        self.prepare_segment(&path, bytes)?;
         self.files.hit("seal: file written")?;
         self.lease.name_segment(&self.files, sealing.epoch, number, Named::of(manifest, digest))?;
         self.files.appear(&path)?;
@@ -246,7 +246,7 @@ impl Buffer {
             _ => Vec::new(),
         };
         self.transact(["seal: before the transaction", "seal: after the transaction"], |tx| {
-            let row = NewEntry { ordinal, number, key, digest, size: bytes.len() as u64, manifest };
+            let row = NewEntry { ordinal, number, key, digest, size, manifest };
             row.insert(tx, &Progress::Sealed)?;
             marks.iter().try_for_each(|(batch, mark)| mark.save(tx, *batch))?;
             contents.record(tx, ordinal, number)?;
@@ -271,19 +271,6 @@ impl Buffer {
             self.write_lease()?;
         }
         Ok(digest)
-    }
-
-    /// Writes a segment's bytes under a temporary name. Where there is no room for them nothing has happened yet, and
-    /// nothing is left behind.
-    fn prepare_segment(&self, path: &Path, bytes: &[u8]) -> Result<(), BufferError> {
-        let prepared = self.files.hit("seal: before the file").and_then(|()| self.files.prepare(path, bytes));
-        match prepared {
-            Err(BufferError::Io { what, source }) if is_full(&source) => {
-                self.files.discard(path)?;
-                Err(BufferError::NoRoom { what, source })
-            }
-            other => other,
-        }
     }
 
     /// The marks of the batches as they are once `contents` is sealed; refused if a row isn't free any more.

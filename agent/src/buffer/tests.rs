@@ -12,7 +12,7 @@ mod versions;
 mod walk;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -50,6 +50,20 @@ impl Faults for Script {
             None => Ok(()),
         }
     }
+}
+
+/// Seals a segment whose bytes are at hand.
+fn finish_seal(
+    buffer: &mut Buffer,
+    sealing: &Sealing,
+    key: &SegmentKey,
+    bytes: &[u8],
+    manifest: &Manifest,
+    contents: &Contents,
+) -> Result<Digest, BufferError> {
+    let mut draft = buffer.draft(sealing)?;
+    draft.write_all(bytes).unwrap();
+    buffer.finish_seal(sealing, key, draft, manifest, contents)
 }
 
 impl Script {
@@ -260,7 +274,7 @@ impl World {
         });
         let segment: Segment = (manifest.clone(), rows.collect());
         let bytes = serde_json::to_vec(&segment).unwrap();
-        buffer.finish_seal(&sealing, &manifest.key(), &bytes, &manifest, &contents)?;
+        finish_seal(buffer, &sealing, &manifest.key(), &bytes, &manifest, &contents)?;
         Ok(Some(sealing.number))
     }
 

@@ -28,13 +28,18 @@ use sha2::{Digest as _, Sha256};
 use tributary_contract::time::Timestamp;
 
 mod codec;
+mod ids;
 #[cfg(test)]
 mod tests;
 
 pub use codec::{MemoryError, decode, encode, moved};
+use ids::Ids;
 
 /// A broker that gives an id again within so many messages is taken to reuse ids at once.
 const SOON: u64 = 4096;
+
+/// Entries for which room is made at once, at least.
+const LEAST_ROOM: usize = 256;
 
 /// By which rule a copy was recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,13 +152,23 @@ pub struct Memory {
     messages: usize,
 }
 
+/// What is kept of a message: 24 bytes, for there are 100,000 of them.
 #[derive(Debug, Clone)]
 struct Entry {
     hash: u64,
     at: Timestamp,
-    generation: u64,
     packet_id: u16,
     kind: Kind,
+    /// Number of its [`Run`].
+    run: u32,
+}
+
+/// The connection that brought some messages one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    /// Number of the connection since the start; what was restored is of life 0.
+    life: u32,
+    generation: u64,
 }
 
 /// Messages of one content. Counts are enough: copies of equal messages are equal too.
@@ -180,15 +195,18 @@ struct Connection {
     /// Whether all that the present session delivered is remembered, but for what was acknowledged long ago.
     intact: bool,
     /// In order of arrival; the front has the ordinal `first`.
-    entries: VecDeque<(u32, Entry)>,
+    entries: VecDeque<Entry>,
     first: u64,
+    /// Of the entries, oldest first; the front has the number `first_run`.
+    runs: VecDeque<Run>,
+    first_run: u32,
     /// Ordinals below this are in a batch that was handed over: their acknowledgements may have been sent.
     handed_over: u64,
     /// The same, one and two batches ago.
     handed_over_before: [u64; 2],
     content: HashMap<u64, Group>,
     /// Ordinal of the last message remembered under each id.
-    by_id: HashMap<u16, u64>,
+    by_id: Ids,
     /// Hash of the copy absorbed by content under each id in this life.
     absorbed_ids: HashMap<u16, u64>,
     /// Messages without own time that may come again without DUP; `None` once the head of the connection is over.
@@ -263,30 +281,24 @@ impl Memory {
     pub fn remember(&mut self, arriving: &Arriving) {
         let Some(connection) = self.connections.get_mut(usize::from(arriving.connection)) else { return };
         let kind = if arriving.own_time { Kind::Content } else { Kind::Session };
-        let entry = Entry {
-            hash: arriving.hash,
-            at: arriving.at,
-            generation: arriving.generation,
-            packet_id: arriving.packet_id,
-            kind,
-        };
-        connection.push(connection.life, entry);
-        connection.trim(arriving.at, self.window, self.messages);
-        self.collected.push(Remembered {
+        let remembered = Remembered {
             connection: arriving.connection,
             generation: arriving.generation,
             packet_id: arriving.packet_id,
             kind,
             hash: arriving.hash,
             at: arriving.at,
-        });
+        };
+        connection.push(connection.life, &remembered);
+        connection.trim(arriving.at, self.window, self.messages);
+        self.collected.push(remembered);
     }
 
     /// The wall clock stepped by `by` microseconds: how long ago a message came stays what it was.
     pub fn clock_stepped(&mut self, by: i64) {
         for c in &mut self.connections {
             c.connected_at = c.connected_at.map(|at| at.plus(by));
-            c.entries.iter_mut().for_each(|(_, entry)| entry.at = entry.at.plus(by));
+            c.entries.iter_mut().for_each(|entry| entry.at = entry.at.plus(by));
         }
         self.collected.iter_mut().for_each(|r| r.at = whole_ms(r.at.plus(by)));
     }
@@ -294,7 +306,7 @@ impl Memory {
     /// An id came that isn't stored (no source takes the topic): what was remembered under it is acknowledged.
     pub fn forget_id(&mut self, connection: u16, packet_id: u16) {
         if let Some(c) = self.connections.get_mut(usize::from(connection)) {
-            c.by_id.remove(&packet_id);
+            c.by_id.remove(packet_id);
             c.absorbed_ids.remove(&packet_id);
         }
     }
@@ -331,10 +343,12 @@ impl Connection {
             intact: false,
             entries: VecDeque::new(),
             first: 0,
+            runs: VecDeque::new(),
+            first_run: 0,
             handed_over: 0,
             handed_over_before: [0; 2],
             content: HashMap::new(),
-            by_id: HashMap::new(),
+            by_id: Ids::default(),
             absorbed_ids: HashMap::new(),
             head: None,
             reuses_ids: false,
@@ -366,7 +380,22 @@ impl Connection {
 
     fn entry(&self, ordinal: u64) -> Option<&Entry> {
         let at = usize::try_from(ordinal.checked_sub(self.first)?).ok()?;
-        self.entries.get(at).map(|(_, entry)| entry)
+        self.entries.get(at)
+    }
+
+    /// The message remembered last under a packet id, with its ordinal.
+    fn last_under(&self, packet_id: u16) -> Option<(u64, &Entry)> {
+        let ordinal = self.by_id.get(packet_id, self.first)?;
+        Some((ordinal, self.entry(ordinal)?))
+    }
+
+    /// The connection that brought an entry.
+    fn run(&self, entry: &Entry) -> Option<Run> {
+        self.runs.get(entry.run.wrapping_sub(self.first_run) as usize).copied()
+    }
+
+    fn generation_of(&self, entry: &Entry) -> Option<u64> {
+        self.run(entry).map(|run| run.generation)
     }
 
     fn restore(&mut self, r: &Remembered, limit: usize) {
@@ -375,8 +404,7 @@ impl Connection {
             self.begin_session();
         } else {
             self.note_reuse(r.packet_id, r.generation);
-            let Remembered { hash, at, generation, packet_id, kind, .. } = *r;
-            self.push(0, Entry { hash, at, generation, packet_id, kind });
+            self.push(0, r);
             while self.entries.len() > limit {
                 self.drop_front();
             }
@@ -395,10 +423,10 @@ impl Connection {
     /// a flapping connection brought over and over are one message: else they would push out what is still to come.
     fn may_come_again(&self) -> HashMap<u64, u32> {
         let (window, batches) = (usize::from(self.traits.inflight_window), self.last_batches());
-        let mut brought: HashMap<(u64, u64), u32> = HashMap::new();
+        let mut brought: HashMap<(Option<u64>, u64), u32> = HashMap::new();
         let mut messages: HashMap<u64, u32> = HashMap::new();
         let mut counted = 0;
-        for (walked, (_, entry)) in self.entries.iter().rev().enumerate() {
+        for (walked, entry) in self.entries.iter().rev().enumerate() {
             if counted >= window && walked >= batches {
                 break;
             }
@@ -406,7 +434,7 @@ impl Connection {
                 Kind::SessionBegan => {}
                 Kind::Content => counted += 1,
                 Kind::Session => {
-                    let by_connection = brought.entry((entry.generation, entry.hash)).or_insert(0);
+                    let by_connection = brought.entry((self.generation_of(entry), entry.hash)).or_insert(0);
                     *by_connection += 1;
                     let most = messages.entry(entry.hash).or_insert(0);
                     if *by_connection > *most {
@@ -427,10 +455,10 @@ impl Connection {
         self.reuses_ids = false;
     }
 
-    fn push(&mut self, life: u32, entry: Entry) {
-        match entry.kind {
+    fn push(&mut self, life: u32, r: &Remembered) {
+        match r.kind {
             Kind::Content => {
-                let group = self.content.entry(entry.hash).or_default();
+                let group = self.content.entry(r.hash).or_default();
                 group.roll(self.life);
                 if life == self.life && life > 0 {
                     group.current += 1;
@@ -440,13 +468,23 @@ impl Connection {
             }
             Kind::Session | Kind::SessionBegan => {}
         }
-        self.by_id.insert(entry.packet_id, self.next());
-        self.entries.push_back((life, entry));
+        self.by_id.insert(r.packet_id, self.next());
+        let run = Run { life, generation: r.generation };
+        if self.runs.back() != Some(&run) {
+            self.runs.push_back(run);
+        }
+        // There are fewer runs than entries, and far fewer entries than that.
+        let run = self.first_run.wrapping_add(self.runs.len().saturating_sub(1) as u32);
+        if self.entries.len() == self.entries.capacity() {
+            // Doubled, half of the room would lie idle.
+            self.entries.reserve_exact((self.entries.len() / 4).max(LEAST_ROOM));
+        }
+        self.entries.push_back(Entry { hash: r.hash, at: r.at, packet_id: r.packet_id, kind: r.kind, run });
     }
 
     fn trim(&mut self, now: Timestamp, window: i64, messages: usize) {
         let always = usize::from(self.traits.inflight_window).saturating_mul(2);
-        while let Some((_, oldest)) = self.entries.front() {
+        while let Some(oldest) = self.entries.front() {
             let since = self.connected_at.map_or(oldest.at, |connected| connected.max(oldest.at));
             let expired = self.entries.len() > always && now.since(since) > window;
             if !expired && self.entries.len() <= messages {
@@ -457,11 +495,18 @@ impl Connection {
     }
 
     fn drop_front(&mut self) {
-        let Some((life, entry)) = self.entries.pop_front() else { return };
-        if self.by_id.get(&entry.packet_id) == Some(&self.first) {
-            self.by_id.remove(&entry.packet_id);
+        let Some(entry) = self.entries.pop_front() else { return };
+        let life = self.run(&entry).map_or(0, |run| run.life);
+        if self.by_id.get(entry.packet_id, self.first) == Some(self.first) {
+            self.by_id.remove(entry.packet_id);
         }
         self.first += 1;
+        let runs = self
+            .entries
+            .front()
+            .map_or(self.runs.len(), |oldest| oldest.run.wrapping_sub(self.first_run) as usize);
+        self.runs.drain(..runs.min(self.runs.len()));
+        self.first_run = self.first_run.wrapping_add(runs as u32);
         if entry.kind == Kind::Content
             && let Some(group) = self.content.get_mut(&entry.hash)
         {
@@ -480,11 +525,9 @@ impl Connection {
     }
 
     fn note_reuse(&mut self, packet_id: u16, generation: u64) {
-        let next = self.next();
-        if let Some(ordinal) = self.by_id.get(&packet_id)
-            && let Some(before) = self.entry(*ordinal)
-            && before.generation == generation
-            && next - ordinal < SOON
+        if let Some((ordinal, before)) = self.last_under(packet_id)
+            && self.generation_of(before) == Some(generation)
+            && self.next() - ordinal < SOON
         {
             self.reuses_ids = true;
         }
@@ -499,7 +542,7 @@ impl Connection {
             }
         } else {
             self.note_reuse(arriving.packet_id, arriving.generation);
-            self.by_id.remove(&arriving.packet_id);
+            self.by_id.remove(arriving.packet_id);
             if judgement == Judgement::Fresh {
                 self.head = None;
             }
@@ -510,15 +553,14 @@ impl Connection {
     /// Whether the live connection itself brought this message before: DUP then says how the broker repeats itself, and
     /// nothing of how it marks copies of what earlier connections brought.
     fn was_brought_by(&self, arriving: &Arriving) -> bool {
-        let known = self.by_id.get(&arriving.packet_id).and_then(|ordinal| self.entry(*ordinal));
-        known.is_some_and(|e| (e.generation, e.hash) == (arriving.generation, arriving.hash))
-            || self.absorbed_ids.get(&arriving.packet_id) == Some(&arriving.hash)
+        let known = self.last_under(arriving.packet_id).map(|(_, entry)| entry);
+        let same = |e: &Entry| e.hash == arriving.hash && self.generation_of(e) == Some(arriving.generation);
+        known.is_some_and(same) || self.absorbed_ids.get(&arriving.packet_id) == Some(&arriving.hash)
     }
 
     fn by_session(&mut self, arriving: &Arriving) -> Judgement {
         if arriving.dup {
-            let known = self.by_id.get(&arriving.packet_id).copied();
-            let Some((ordinal, entry)) = known.and_then(|o| Some((o, self.entry(o)?))) else {
+            let Some((ordinal, entry)) = self.last_under(arriving.packet_id) else {
                 return if self.may_be_resent(arriving) {
                     Judgement::PossibleDuplicate
                 } else {
@@ -552,8 +594,7 @@ impl Connection {
     /// Whether a message without own time may be one that the broker sends again, though its id doesn't say so.
     fn may_be_resent(&self, arriving: &Arriving) -> bool {
         let same = |entry: &Entry| entry.kind == Kind::Session && entry.hash == arriving.hash;
-        self.traits.resends
-            && self.entries.iter().rev().take(self.unacknowledged()).any(|(_, entry)| same(entry))
+        self.traits.resends && self.entries.iter().rev().take(self.unacknowledged()).any(same)
     }
 
     fn by_content(&mut self, arriving: &Arriving) -> Judgement {

@@ -21,13 +21,13 @@ use super::shared::{Shared, StartAgain};
 use super::thinning::verdict;
 use super::windows_of;
 use crate::buffer::{
-    Adopted, AlertRow, BufferError, Contents, GapRow, Picked, ReadbackContents, ReadbackItem, RejectRow, Row,
-    Sealing, SeriesEntry,
+    Adopted, AlertRow, Buffer, BufferError, Contents, Draft, GapRow, Picked, ReadbackContents, ReadbackItem,
+    RejectRow, Row, Sealing, SeriesEntry,
 };
 use crate::config::{HOUR, Segment};
 use crate::offload::offload;
 use crate::segment::columns::{Provenance, TableRow};
-use crate::segment::parquet::{Builder, Encoded};
+use crate::segment::parquet::Builder;
 use crate::segment::plan::{self, Group, Next};
 use crate::segment::readback;
 use crate::status;
@@ -435,9 +435,9 @@ impl Sealer {
         let Contents::Readings { picked, .. } = &contents else {
             return Err(anyhow!("no readings were picked"));
         };
-        let sealing = self.begin().await?;
+        let (sealing, draft) = self.begin().await?;
         let rows = picked.iter().map(Picked::rows).sum();
-        let mut builder = Builder::<Row>::new(day, self.provenance(&sealing)).with_room_for(rows);
+        let mut builder = Builder::<Row, _>::new(day, self.provenance(&sealing), draft).with_room_for(rows);
         let mut left = picked.as_slice();
         while !left.is_empty() {
             let (some, rest) = left.split_at(some_of(left));
@@ -484,13 +484,14 @@ impl Sealer {
         watermark: Option<Timestamp>,
     ) -> anyhow::Result<u64>
     where
-        Builder<R>: Seeing,
+        Builder<R, Draft>: Seeing,
     {
         if rows.is_empty() {
             return Ok(0);
         }
-        let sealing = self.begin().await?;
-        let mut builder = Builder::<R>::new(day, self.provenance(&sealing)).with_room_for(rows.len());
+        let (sealing, draft) = self.begin().await?;
+        let mut builder =
+            Builder::<R, _>::new(day, self.provenance(&sealing), draft).with_room_for(rows.len());
         if let Some(seen) = seen {
             builder = builder.seeing(seen);
         }
@@ -500,8 +501,13 @@ impl Sealer {
         Ok(1)
     }
 
-    async fn begin(&self) -> anyhow::Result<Sealing> {
-        Ok(self.shared.buffer.run(|b| b.begin_seal()).await??)
+    async fn begin(&self) -> anyhow::Result<(Sealing, Draft)> {
+        let begin = |b: &mut Buffer| {
+            let sealing = b.begin_seal()?;
+            let draft = b.draft(&sealing)?;
+            Ok::<_, BufferError>((sealing, draft))
+        };
+        Ok(self.shared.buffer.run(begin).await??)
     }
 
     fn provenance(&self, sealing: &Sealing) -> Provenance {
@@ -515,9 +521,9 @@ impl Sealer {
     /// Encoding is work for the processor: off the loop that talks to the broker.
     async fn push_all<R: TableRow + Send + 'static>(
         &self,
-        mut builder: Builder<R>,
+        mut builder: Builder<R, Draft>,
         rows: Vec<R>,
-    ) -> anyhow::Result<Builder<R>> {
+    ) -> anyhow::Result<Builder<R, Draft>> {
         let dictionary = Arc::clone(&self.shared.dictionary);
         offload(move || {
             let lookup = |key| dictionary.get(key);
@@ -536,7 +542,7 @@ impl Sealer {
         namespace: &Namespace,
         day: Day,
         sealing: Sealing,
-        builder: Builder<R>,
+        builder: Builder<R, Draft>,
         contents: Contents,
         watermark: Option<Timestamp>,
         now: Timestamp,
@@ -569,20 +575,16 @@ impl Sealer {
             counters,
             status: short,
         };
-        let (manifest, encoded) = offload(move || -> anyhow::Result<(Manifest, Encoded)> {
-            let encoded = builder.finish(&manifest)?;
-            Ok((manifest, encoded))
+        let (manifest, draft) = offload(move || -> anyhow::Result<(Manifest, Draft)> {
+            let draft = builder.finish(&manifest)?;
+            Ok((manifest, draft))
         })
         .await
         .context("encoding ended early")??;
         let key: SegmentKey = manifest.key();
-        info!(segment = %key.file_name(), rows = facts.rows, bytes = encoded.bytes.len(), "sealed");
-        let bytes = encoded.bytes;
-        let (epoch, number, size) = (sealing.epoch, sealing.number, bytes.len() as u64);
-        self.shared
-            .buffer
-            .run(move |b| b.finish_seal(&sealing, &key, &bytes, &manifest, &contents))
-            .await??;
+        let (epoch, number, size) = (sealing.epoch, sealing.number, draft.size());
+        info!(segment = %key.file_name(), rows = facts.rows, bytes = size, "sealed");
+        self.shared.buffer.run(move |b| b.finish_seal(&sealing, &key, draft, &manifest, &contents)).await??;
         self.shared.link().sealed(epoch, number, size, self.shared.now());
         Ok(())
     }
@@ -634,7 +636,7 @@ pub trait Seeing {
     fn seeing(self, seen: Seen) -> Self;
 }
 
-impl Seeing for Builder<crate::window::emit::AggregateRow> {
+impl Seeing for Builder<crate::window::emit::AggregateRow, Draft> {
     fn seeing(self, seen: Seen) -> Self {
         self.with_seen(seen)
     }
@@ -642,7 +644,7 @@ impl Seeing for Builder<crate::window::emit::AggregateRow> {
 
 macro_rules! without_seen {
     ($($row:ty),*) => {$(
-        impl Seeing for Builder<$row> {
+        impl Seeing for Builder<$row, Draft> {
             fn seeing(self, _: Seen) -> Self {
                 self
             }

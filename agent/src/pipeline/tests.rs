@@ -7,10 +7,11 @@ mod budget;
 mod clock;
 mod link;
 mod readback;
+mod soak;
 mod stories;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tempfile::TempDir;
@@ -414,7 +415,9 @@ async fn damaged_decisions_do_not_keep_the_agent_from_starting() {
                 status: Default::default(),
             };
             let contents = Contents::Aggregates { decisions: b"?".to_vec(), newest: Timestamp(NOON) };
-            b.finish_seal(&sealing, &manifest.key(), b"x", &manifest, &contents).unwrap();
+            let mut draft = b.draft(&sealing).unwrap();
+            draft.write_all(b"x").unwrap();
+            b.finish_seal(&sealing, &manifest.key(), draft, &manifest, &contents).unwrap();
         })
         .await
         .unwrap();

@@ -66,6 +66,9 @@ pub enum EncodeError {
         /// What is so.
         rows: String,
     },
+    /// An earlier row group couldn't be written.
+    #[error("an earlier part of the segment couldn't be written: begin it anew")]
+    Failed,
     /// The columns aren't the schema's: a fault of this program.
     #[error("columns don't fit the table's schema: {0}")]
     Arrow(#[from] ArrowError),

@@ -196,16 +196,19 @@ impl Settings {
         other.map_or_else(|| choice(column.name), |(_, choice)| *choice)
     }
 
-    /// Everything the writer is told about those columns that have one page a row group.
+    /// Everything the writer is told about the pages of the column of that name.
     ///
     /// # Errors
     /// For a level that zstd doesn't have.
-    pub fn properties_of_whole(&self, table: Table) -> Result<WriterProperties, ParquetError> {
+    pub fn properties_of(&self, table: Table, column: &str) -> Result<WriterProperties, ParquetError> {
+        if !self.whole.contains(&column) {
+            return self.properties(table);
+        }
         let level = WHOLE_LEVEL.min(self.level);
         Self { page_rows: self.row_group, level, ..self.clone() }.properties(table)
     }
 
-    /// Everything the writer is told about a file of `table`, those columns aside.
+    /// Everything the writer is told about a file of `table`, [`Settings::properties_of`] some columns aside.
     ///
     /// # Errors
     /// For a level that zstd doesn't have.

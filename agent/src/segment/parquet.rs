@@ -4,16 +4,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use ::parquet::arrow::ArrowWriter;
-use ::parquet::arrow::arrow_writer::{
-    ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves,
-};
+use ::parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves};
 use ::parquet::file::metadata::KeyValue;
+use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use arrow::array::{Array as _, ArrayRef};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use sha2::{Digest as _, Sha256};
-use tributary_contract::digest::Digest;
 use tributary_contract::manifest::{MANIFEST_KEY, Manifest};
 use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
@@ -40,89 +37,74 @@ pub struct Facts {
     pub seqs: Option<(u64, u64)>,
 }
 
-/// A finished segment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded {
-    /// The whole file.
-    pub bytes: Vec<u8>,
-    /// SHA-256 of it.
-    pub digest: Digest,
-    /// What its rows say.
-    pub facts: Facts,
-}
-
-/// Makes one segment. Holds at most one row group of rows beside the bytes made so far.
+/// Makes one segment, whose bytes go to `W` as they come. Holds at most one row group of rows and one column
+/// of it as it is written.
 #[derive(Debug)]
-pub struct Builder<R: TableRow> {
+pub struct Builder<R: TableRow, W: Write + Send> {
     day: Day,
     provenance: Provenance,
     settings: Settings,
     entries: Entries,
     group: Vec<R>,
-    /// From the first row group on, for only that says which columns there are.
-    writer: Option<Writer>,
+    out: Out<W>,
     facts: Option<Facts>,
     seen: Option<Seen>,
 }
 
-/// The file under way.
-struct Writer {
-    /// Those columns of the table that are written.
-    schema: SchemaRef,
-    file: SerializedFileWriter<Hashed>,
-    columns: ArrowRowGroupWriterFactory,
-    /// For those columns that have one page a row group.
-    whole: ArrowRowGroupWriterFactory,
-    names_of_whole: Vec<&'static str>,
+/// Where the bytes go.
+enum Out<W: Write + Send> {
+    /// Only the first row group says which columns there are.
+    Waiting(W),
+    Writing(Box<Writer<W>>),
+    /// A row group couldn't be written.
+    Failed,
 }
 
-impl std::fmt::Debug for Writer {
+impl<W: Write + Send> std::fmt::Debug for Out<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("bytes", &self.file.bytes_written()).finish_non_exhaustive()
+        write!(f, "Out({} bytes)", self.bytes())
     }
 }
 
-impl Writer {
-    fn new(table: Table, columns: &[usize], settings: &Settings) -> Result<Self, EncodeError> {
-        let options = |properties| {
-            ArrowWriterOptions::new()
-                .with_properties(properties)
-                // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
-                .with_skip_arrow_metadata(true)
-                .with_schema_root("table".to_owned())
-        };
+impl<W: Write + Send> Out<W> {
+    fn bytes(&self) -> u64 {
+        if let Self::Writing(writer) = self { writer.file.bytes_written() as u64 } else { 0 }
+    }
+}
+
+/// The file under way.
+struct Writer<W: Write + Send> {
+    file: SerializedFileWriter<W>,
+    /// The columns that are written, each with what makes its writers.
+    columns: Vec<(FieldRef, ArrowRowGroupWriterFactory)>,
+}
+
+impl<W: Write + Send> Writer<W> {
+    fn new(out: W, table: Table, columns: &[usize], settings: &Settings) -> Result<Self, EncodeError> {
         let schema = Arc::new(table.arrow_schema().project(columns)?);
-        let (of_pages, of_whole) =
-            (options(settings.properties(table)?), options(settings.properties_of_whole(table)?));
-        let writer = ArrowWriter::try_new_with_options(Hashed::default(), Arc::clone(&schema), of_pages)?;
-        let (file, columns) = writer.into_serialized_writer()?;
-        let unwritten = ArrowWriter::try_new_with_options(io::sink(), Arc::clone(&schema), of_whole)?;
-        let (_, whole) = unwritten.into_serialized_writer()?;
-        Ok(Self { schema, file, columns, whole, names_of_whole: settings.whole.clone() })
+        let (file, _) = begun(out, Arc::clone(&schema), settings.properties(table)?)?;
+        let each = |field: &FieldRef| {
+            let alone = Arc::new(Schema::new(vec![Arc::clone(field)]));
+            let properties = settings.properties_of(table, field.name())?;
+            Ok((Arc::clone(field), begun(io::sink(), alone, properties)?.1))
+        };
+        Ok(Self { file, columns: schema.fields().iter().map(each).collect::<Result<_, EncodeError>>()? })
     }
 
-    /// Writes one row group, column after column: each has a compressor of its own, of some MiB while it works, and no two
-    /// work at once.
+    /// Writes one row group, column after column. Each column's writer has a compressor and room for a page of its own, of some
+    /// MiB: so it is made when its turn comes, from a factory that knows no other column.
     fn write<R: TableRow>(
         &mut self,
         batches: &[Rows<'_, R>],
         provenance: &Provenance,
     ) -> Result<(), EncodeError> {
-        let group = self.file.flushed_row_groups().len();
-        let mut writers = self.columns.create_column_writers(group)?.into_iter();
-        let mut of_whole = self.whole.create_column_writers(group)?.into_iter();
+        let number = self.file.flushed_row_groups().len();
         let mut group = self.file.next_row_group()?;
-        for field in self.schema.fields() {
-            let mut leaves: Vec<ArrowColumnWriter> = Vec::new();
+        for (field, writers) in &self.columns {
+            let mut leaves = writers.create_column_writers(number)?;
             for rows in batches {
                 let column = fitting(field, rows.column(field.name(), provenance)?)?;
-                let parts = compute_leaves(field, &column)?;
-                if leaves.is_empty() {
-                    let both: Vec<_> = writers.by_ref().zip(&mut of_whole).take(parts.len()).collect();
-                    let whole = self.names_of_whole.contains(&field.name().as_str());
-                    leaves.extend(both.into_iter().map(|(paged, one)| if whole { one } else { paged }));
-                }
-                for (part, leaf) in parts.iter().zip(&mut leaves) {
+                for (part, leaf) in compute_leaves(field, &column)?.iter().zip(&mut leaves) {
                     leaf.write(part)?;
                 }
             }
@@ -135,6 +117,20 @@ impl Writer {
     }
 }
 
+/// A file that has its magic number, and what makes writers of its columns.
+fn begun<W: Write + Send>(
+    out: W,
+    schema: SchemaRef,
+    properties: WriterProperties,
+) -> Result<(SerializedFileWriter<W>, ArrowRowGroupWriterFactory), EncodeError> {
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties)
+        // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
+        .with_skip_arrow_metadata(true)
+        .with_schema_root("table".to_owned());
+    Ok(ArrowWriter::try_new_with_options(out, schema, options)?.into_serialized_writer()?)
+}
+
 /// The column, if it is what the schema says.
 fn fitting(field: &Field, column: ArrayRef) -> Result<ArrayRef, EncodeError> {
     if column.data_type() != field.data_type() || (column.null_count() > 0 && !field.is_nullable()) {
@@ -144,16 +140,16 @@ fn fitting(field: &Field, column: ArrayRef) -> Result<ArrayRef, EncodeError> {
     Ok(column)
 }
 
-impl<R: TableRow> Builder<R> {
-    /// An empty segment of `R`'s table and `day`.
-    pub fn new(day: Day, provenance: Provenance) -> Self {
+impl<R: TableRow, W: Write + Send> Builder<R, W> {
+    /// An empty segment of `R`'s table and `day`, to be written to `out`.
+    pub fn new(day: Day, provenance: Provenance, out: W) -> Self {
         Self {
             day,
             provenance,
             settings: Settings::of(R::TABLE),
             entries: Entries::default(),
             group: Vec::new(),
-            writer: None,
+            out: Out::Waiting(out),
             facts: None,
             seen: None,
         }
@@ -205,7 +201,7 @@ impl<R: TableRow> Builder<R> {
 
     /// About how many bytes the file has so far. What isn't compressed yet is reckoned as dense as what is.
     pub fn estimated_bytes(&self) -> u64 {
-        let written = self.writer.as_ref().map_or(0, |w| w.file.bytes_written() as u64);
+        let written = self.out.bytes();
         let held = self.group.len() as u64;
         let compressed = self.facts.map_or(0, |f| f.rows).saturating_sub(held);
         // Eight bytes a row before anything is known: above what most readings take.
@@ -213,21 +209,22 @@ impl<R: TableRow> Builder<R> {
         written.saturating_add(held.saturating_mul(dense))
     }
 
-    /// Finishes the file. The manifest must say what [`Builder::facts`] says, and name this segment.
-    pub fn finish(mut self, manifest: &Manifest) -> Result<Encoded, EncodeError> {
+    /// Finishes the file and gives back what it was written to. The manifest must say what [`Builder::facts`] says, and name
+    /// this segment.
+    pub fn finish(mut self, manifest: &Manifest) -> Result<W, EncodeError> {
         let facts = self.facts.ok_or(EncodeError::Empty)?;
         agrees::<R>(manifest, &facts, self.day, &self.provenance)?;
         self.write_group(true)?;
-        let Some(Writer { file: mut writer, .. }) = self.writer else { return Err(EncodeError::Empty) };
+        let Out::Writing(writer) = self.out else { return Err(EncodeError::Empty) };
+        let mut file = writer.file;
         if R::TABLE == AggregateRow::TABLE {
             let seen = self.seen.ok_or(EncodeError::NothingSeen)?;
             // Plain numbers: nothing in it can fail to be JSON.
             let json = serde_json::to_string(&seen).unwrap_or_default();
-            writer.append_key_value_metadata(KeyValue::new(SEEN_KEY.to_owned(), json));
+            file.append_key_value_metadata(KeyValue::new(SEEN_KEY.to_owned(), json));
         }
-        writer.append_key_value_metadata(KeyValue::new(MANIFEST_KEY.to_owned(), manifest.to_json()));
-        let Hashed { bytes, hash } = writer.into_inner()?;
-        Ok(Encoded { bytes, digest: Digest(hash.finalize().into()), facts })
+        file.append_key_value_metadata(KeyValue::new(MANIFEST_KEY.to_owned(), manifest.to_json()));
+        Ok(file.into_inner()?)
     }
 
     /// Sorts and writes what is held as one row group. Of the columns that came later than version 1 those are left out
@@ -239,25 +236,27 @@ impl<R: TableRow> Builder<R> {
         }
         let batches = self.group.chunks(BATCH).map(|rows| Rows::of(rows, &self.entries));
         let batches = batches.collect::<Result<Vec<_>, _>>()?;
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            none => {
+        let mut writer = match std::mem::replace(&mut self.out, Out::Failed) {
+            Out::Writing(writer) => writer,
+            Out::Failed => return Err(EncodeError::Failed),
+            Out::Waiting(out) => {
                 let mut columns: Vec<usize> = (0..R::TABLE.first_columns().len()).collect();
                 for (at, column) in (0..).zip(R::TABLE.columns()).skip(columns.len()) {
                     if !last || says(&batches, column.name, &self.provenance)? {
                         columns.push(at);
                     }
                 }
-                none.insert(Writer::new(R::TABLE, &columns, &self.settings)?)
+                Box::new(Writer::new(out, R::TABLE, &columns, &self.settings)?)
             }
         };
         writer.write(&batches, &self.provenance)?;
+        self.out = Out::Writing(writer);
         self.group.clear();
         Ok(())
     }
 }
 
-impl Builder<AggregateRow> {
+impl<W: Write + Send> Builder<AggregateRow, W> {
     /// What was known when the windows of these rows were decided; a segment of aggregates can't do without.
     #[must_use]
     pub fn with_seen(mut self, seen: Seen) -> Self {
@@ -303,31 +302,5 @@ fn agrees<R: TableRow>(
     match pairs.into_iter().find(|(_, said, so)| said != so) {
         Some((field, manifest, rows)) => Err(EncodeError::Disagrees { field, manifest, rows }),
         None => Ok(()),
-    }
-}
-
-/// By how many bytes a file's room grows at least.
-const GROWTH: usize = 64 << 10;
-
-/// Bytes that are hashed as they come.
-#[derive(Debug, Default)]
-struct Hashed {
-    bytes: Vec<u8>,
-    hash: Sha256,
-}
-
-impl Write for Hashed {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.hash.update(buf);
-        if self.bytes.capacity() - self.bytes.len() < buf.len() {
-            // A segment is of some MiB: doubled, half of its room would lie idle.
-            self.bytes.reserve_exact(buf.len().max(self.bytes.len() / 4).max(GROWTH));
-        }
-        self.bytes.extend_from_slice(buf);
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -1,5 +1,9 @@
 //! Which rows make the next segment: full ones by rows and bytes, others by age or because their day is over.
 //!
+//! A segment holds one day, so readings that come days late (a device with a wrong clock, one that was out of reach for a
+//! week) would make a tiny one for each of those days and each `max_age`. Nobody waits for them by the minute: they are
+//! given longer to come together.
+//!
 //! There is no rule for a stop: what isn't due when the agent stops waits in the journal and is sealed after the next
 //! start, so that restarts make no tiny files. A flush is an operator's wish and makes everything due.
 
@@ -13,6 +17,12 @@ use crate::config::{HOUR, MINUTE, Segment};
 
 /// How long after midnight the rows of a day are waited for before its last segment is made, microseconds.
 const AFTER_MIDNIGHT: i64 = MINUTE;
+
+/// A row is late for its day when that was over for so many `max_age` before it came: whatever comes sooner completes the day …
+const LATE_AFTER: i64 = 2;
+
+/// … and late ones wait for so many.
+const LATE_WAITS: i64 = 4;
 
 /// What became durable this far in the future did so before the clock stepped back, and nobody knows its age,
 /// microseconds.
@@ -42,7 +52,7 @@ pub enum Trigger {
     Rows,
     /// It has `max_bytes`.
     Bytes,
-    /// Its oldest row has waited for `max_age`.
+    /// Its oldest row has waited for `max_age`, or, late for its day, for four times as long.
     Age,
     /// Its day is over, and rows of it came before that.
     DayEnd,
@@ -67,6 +77,16 @@ pub struct Next {
     pub trigger: Trigger,
 }
 
+/// How long the oldest row of `group` may wait, microseconds.
+fn patience(group: &Group, settings: &Segment) -> i64 {
+    let over = group.oldest.since(group.day.start().plus(DAY_MICROS));
+    if over >= settings.max_age.saturating_mul(LATE_AFTER) {
+        settings.max_age.saturating_mul(LATE_WAITS)
+    } else {
+        settings.max_age
+    }
+}
+
 /// Why `group` is due at `now`, if it is.
 pub fn trigger(group: &Group, settings: &Segment, now: Timestamp, flush: bool) -> Option<Trigger> {
     let midnight = group.day.start().plus(DAY_MICROS);
@@ -76,7 +96,7 @@ pub fn trigger(group: &Group, settings: &Segment, now: Timestamp, flush: bool) -
         Some(Trigger::Rows)
     } else if group.bytes >= settings.max_bytes.max(1) {
         Some(Trigger::Bytes)
-    } else if now.since(group.oldest) >= settings.max_age || group.oldest.since(now) > CLOCK_STEP {
+    } else if now.since(group.oldest) >= patience(group, settings) || group.oldest.since(now) > CLOCK_STEP {
         Some(Trigger::Age)
     } else if group.oldest < midnight && now >= midnight.plus(AFTER_MIDNIGHT) {
         Some(Trigger::DayEnd)
@@ -107,7 +127,7 @@ pub fn due_in(groups: &[Group], settings: &Segment, now: Timestamp) -> Option<i6
     let waiting = groups.iter().filter(|g| g.rows > 0);
     let at = waiting.map(|g| {
         let midnight = g.day.start().plus(DAY_MICROS);
-        let by_age = g.oldest.plus(settings.max_age);
+        let by_age = g.oldest.plus(patience(g, settings));
         if g.oldest < midnight { by_age.min(midnight.plus(AFTER_MIDNIGHT)) } else { by_age }
     });
     at.max_by_key(|at| Reverse(*at)).map(|at| at.since(now).max(0))
@@ -179,6 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_days_late_is_given_longer_to_come_together() {
+        let (s, days_later) = (settings(), Timestamp(3 * DAY_MICROS));
+        let late = Group { oldest: days_later, ..group(Table::Readings, 5, 0) };
+        for (waited, due) in
+            [(s.max_age, None), (4 * s.max_age - 1, None), (4 * s.max_age, Some(Trigger::Age))]
+        {
+            assert_eq!(trigger(&late, &s, days_later.plus(waited), false), due, "{waited}");
+        }
+        assert_eq!(
+            trigger(&Group { rows: 1000, ..late.clone() }, &s, days_later, false),
+            Some(Trigger::Rows)
+        );
+        let nearly = Group { oldest: Timestamp(DAY_MICROS).plus(2 * s.max_age - 1), ..late };
+        assert_eq!(trigger(&nearly, &s, nearly.oldest.plus(s.max_age), false), Some(Trigger::Age));
+    }
+
+    #[test]
     fn full_readings_do_not_starve_aggregates_nor_the_other_way_round() {
         let s = settings();
         let groups = [group(Table::Readings, 5000, MINUTE), group(Table::Aggregates, 3, 16 * MINUTE)];
@@ -198,7 +235,7 @@ mod tests {
     proptest! {
         #[test]
         fn waiting_as_long_as_was_said_makes_something_due(ages in prop::collection::vec(0..20 * MINUTE, 1..6),
-                                                           hour in 0i64..24) {
+                                                           hour in 0i64..50) {
             let now = Timestamp(hour * HOUR);
             let groups: Vec<_> = ages.iter().map(|age| Group { oldest: now.plus(-age), ..group(Table::Readings, 1, 0) })
                 .collect();

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tributary_contract::FORMAT_VERSION;
 use tributary_contract::counters::Counters;
+use tributary_contract::digest::Digest;
 use tributary_contract::id::{Epoch, GatewayId, Namespace, Number};
 use tributary_contract::manifest::Manifest;
 use tributary_contract::quality::{Doubt, Quality};
@@ -23,7 +24,7 @@ use tributary_contract::time::{DAY_MICROS, Day};
 
 use super::columns::{EncodeError, Provenance, TableRow};
 use super::encoding::ROW_GROUP;
-use super::parquet::{Builder, Encoded, Facts};
+use super::parquet::{Builder, Facts};
 use super::readback::{self, Contents, ReadbackError};
 use crate::buffer::row::{AlertRow, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 use crate::config::{Function, Functions, MINUTE, SECOND};
@@ -112,15 +113,15 @@ fn manifest<R: TableRow>(facts: Facts) -> Manifest {
     }
 }
 
-fn builder<R: TableRow>(rows: Vec<R>) -> Builder<R> {
-    let mut builder = Builder::new(DAY, provenance());
+fn builder<R: TableRow>(rows: Vec<R>) -> Builder<R, Vec<u8>> {
+    let mut builder = Builder::new(DAY, provenance(), Vec::new());
     for row in rows {
         builder.push(row, &dictionary).unwrap();
     }
     builder
 }
 
-fn encode<R: TableRow>(rows: Vec<R>) -> Encoded {
+fn encode<R: TableRow>(rows: Vec<R>) -> Vec<u8> {
     let builder = builder(rows);
     let manifest = manifest::<R>(builder.facts().unwrap());
     builder.finish(&manifest).unwrap()
@@ -130,7 +131,7 @@ fn seen() -> Seen {
     Seen { at: DAY.start(), ordinal: 0, through: 9, settled: 8, open_from: Some(DAY.start()), frozen: false }
 }
 
-fn encode_aggregates(rows: Vec<AggregateRow>) -> Encoded {
+fn encode_aggregates(rows: Vec<AggregateRow>) -> Vec<u8> {
     let builder = builder(rows).with_seen(seen());
     let manifest = manifest::<AggregateRow>(builder.facts().unwrap());
     builder.finish(&manifest).unwrap()
@@ -209,8 +210,8 @@ fn some_alert(open: bool) -> AlertRow {
     }
 }
 
-fn batches(encoded: &Encoded) -> Vec<RecordBatch> {
-    let bytes = Bytes::from(encoded.bytes.clone());
+fn batches(encoded: &[u8]) -> Vec<RecordBatch> {
+    let bytes = Bytes::copy_from_slice(encoded);
     let reader =
         ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().with_batch_size(1 << 20).build().unwrap();
     reader.map(Result::unwrap).collect()
@@ -283,7 +284,7 @@ fn statistics_that_were_not_chosen_are_null() {
 fn columns_that_came_later_are_there_where_they_say_something() {
     let counted = [Function::Last, Function::Rate].into_iter().collect();
     let one = |functions| AggregateRow { functions, ..aggregate(1, 0, &[5.0, 8.0, 2.0]) };
-    let names = |encoded: &Encoded| -> Vec<String> {
+    let names = |encoded: &[u8]| -> Vec<String> {
         let schema = batches(encoded)[0].schema();
         schema
             .fields()
@@ -301,7 +302,7 @@ fn columns_that_came_later_are_there_where_they_say_something() {
     assert_eq!(rates, [None, Some(5.0 / 60.0)]);
     let id = batch.schema().field_with_name("value_rate").unwrap().metadata()[FIELD_ID_KEY].clone();
     assert_eq!(id, "34");
-    assert!(readback::read(Bytes::from(some.bytes)).is_ok());
+    assert!(readback::read(Bytes::from(some)).is_ok());
 }
 
 #[test]
@@ -323,7 +324,7 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
         let first = table.arrow_schema().project(&first).unwrap();
         assert_eq!((&*batch.schema(), batch.num_rows()), (&first, 2));
     }
-    let contents = |e: &Encoded| readback::read(Bytes::from(e.bytes.clone())).unwrap().contents;
+    let contents = |e: &[u8]| readback::read(Bytes::from(e.to_vec())).unwrap().contents;
     let Contents::Decisions(decided) = contents(&aggregates) else { panic!("decisions") };
     assert_eq!(decided.seen, seen());
     let what: Vec<_> = decided.decisions.iter().map(|d| (&*d.device, d.samples, d.revision, d.end)).collect();
@@ -344,21 +345,23 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
 
 #[test]
 fn a_segment_read_back_says_what_was_sealed() {
-    let encoded = encode(some_readings());
-    let back = readback::read(Bytes::from(encoded.bytes.clone())).unwrap();
-    assert_eq!(back.digest, encoded.digest);
-    assert_eq!(back.manifest, manifest::<Row>(encoded.facts));
+    let builder = builder(some_readings());
+    let facts = builder.facts().unwrap();
+    let encoded = builder.finish(&manifest::<Row>(facts)).unwrap();
+    let back = readback::read(Bytes::from(encoded.clone())).unwrap();
+    assert_eq!(back.digest, Digest::of(&encoded));
+    assert_eq!(back.manifest, manifest::<Row>(facts));
     assert_eq!(back.contents, Contents::Seqs(vec![3, 4, 1, 2, 5]));
-    assert_eq!(encoded.facts.seqs, Some((1, 5)));
+    assert_eq!(facts.seqs, Some((1, 5)));
 }
 
 #[test]
 fn the_same_rows_give_the_same_bytes_in_whatever_order_they_come() {
     let (one, two) = (encode(some_readings()), encode(some_readings()));
-    assert!(one.bytes == two.bytes);
+    assert!(one == two);
     let mut other_order = some_readings();
     other_order.reverse();
-    assert!(encode(other_order).bytes == one.bytes);
+    assert!(encode(other_order) == one);
 }
 
 #[test]
@@ -371,14 +374,14 @@ fn rows_are_sorted_within_each_row_group_and_the_footer_says_so() {
         })
         .collect();
     let encoded = encode(rows);
-    let bytes = Bytes::from(encoded.bytes.clone());
+    let bytes = Bytes::from(encoded.clone());
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
     let groups = reader.metadata().row_groups();
     assert_eq!(groups.iter().map(|g| g.num_rows()).collect::<Vec<_>>(), [ROW_GROUP as i64, 10]);
     assert!(groups.iter().all(|g| g.sorting_columns().is_some_and(|s| s.len() == 4)));
     assert_eq!(reader.metadata().file_metadata().created_by(), Some("tributary"));
     for group in 0..2 {
-        let bytes = Bytes::from(encoded.bytes.clone());
+        let bytes = Bytes::from(encoded.clone());
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().with_row_groups(vec![group]);
         let mut keys = Vec::new();
         for batch in reader.build().unwrap().map(Result::unwrap) {
@@ -389,9 +392,7 @@ fn rows_are_sorted_within_each_row_group_and_the_footer_says_so() {
         }
         assert!(keys.is_sorted(), "row group {group}");
     }
-    let Contents::Seqs(mut seqs) = readback::read(Bytes::from(encoded.bytes)).unwrap().contents else {
-        panic!()
-    };
+    let Contents::Seqs(mut seqs) = readback::read(Bytes::from(encoded)).unwrap().contents else { panic!() };
     seqs.sort_unstable();
     assert!(seqs.into_iter().eq(0..ROW_GROUP as u64 + 10));
 }
@@ -409,7 +410,7 @@ fn rows_that_do_not_belong_are_refused_and_change_nothing() {
     let mut wrong = manifest::<Row>(before.unwrap());
     wrong.rows += 1;
     assert!(matches!(b.finish(&wrong), Err(EncodeError::Disagrees { field: "rows", .. })));
-    let empty = Builder::<Row>::new(DAY, provenance());
+    let empty = Builder::<Row, _>::new(DAY, provenance(), Vec::new());
     assert!(matches!(empty.finish(&wrong), Err(EncodeError::Empty)));
     let unseen = builder(vec![aggregate(1, 5, &[1.0])]);
     let said = manifest::<AggregateRow>(unseen.facts().unwrap());
@@ -426,21 +427,21 @@ fn the_estimate_of_a_growing_segment_is_near_its_size() {
     let b = builder(rows.collect());
     let estimate = b.estimated_bytes();
     let said = manifest::<Row>(b.facts().unwrap());
-    let size = b.finish(&said).unwrap().bytes.len() as u64;
+    let size = b.finish(&said).unwrap().len() as u64;
     assert!(estimate / 2 < size && size < estimate * 2, "estimated {estimate}, got {size}");
 }
 
 #[test]
 fn what_is_no_segment_is_refused_with_its_reason() {
     let encoded = encode(some_readings());
-    for len in 0..encoded.bytes.len() {
-        assert!(readback::read(Bytes::copy_from_slice(&encoded.bytes[..len])).is_err(), "cut to {len} bytes");
+    for len in 0..encoded.len() {
+        assert!(readback::read(Bytes::copy_from_slice(&encoded[..len])).is_err(), "cut to {len} bytes");
     }
     // A manifest that is right for itself, over rows of another segment.
     let b = builder(some_readings());
     let facts = b.facts().unwrap();
     let said = manifest::<Row>(facts).to_json();
-    let file = b.finish(&manifest::<Row>(facts)).unwrap().bytes;
+    let file = b.finish(&manifest::<Row>(facts)).unwrap();
     let forged = said.replace("\"number\":7", "\"number\":8").replace("[[7,7]]", "[[8,8]]");
     let bytes = replace(&file, said.as_bytes(), forged.as_bytes());
     let refused = readback::read(Bytes::from(bytes)).unwrap_err();
@@ -496,11 +497,7 @@ fn files() -> &'static [Vec<u8>] {
     static FILES: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();
     FILES.get_or_init(|| {
         let aggregates = encode_aggregates(vec![aggregate(1, 5, &[1.0]), aggregate(2, 4, &[1.0, 2.0])]);
-        vec![
-            encode(some_readings()).bytes,
-            aggregates.bytes,
-            encode(vec![some_reject(2), some_reject(1)]).bytes,
-        ]
+        vec![encode(some_readings()), aggregates, encode(vec![some_reject(2), some_reject(1)])]
     })
 }
 

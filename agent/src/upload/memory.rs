@@ -130,6 +130,11 @@ impl MemoryBucket {
         self.state().script.extend(faults);
     }
 
+    /// Forgets what is left of the script.
+    pub fn end_script(&self) {
+        self.state().script.clear();
+    }
+
     /// The bytes of an object.
     pub fn object(&self, key: &str) -> Option<Bytes> {
         self.state().objects.get(key).map(|o| o.bytes.clone())

@@ -241,7 +241,13 @@ impl Fold {
 impl Values {
     fn push(&mut self, value: f64) {
         match self {
-            Self::Exact { values, most } if values.len() < *most => values.push(value),
+            Self::Exact { values, most } if values.len() < *most => {
+                if values.len() == values.capacity() {
+                    // Of thousands of windows, doubled rooms that lie half idle would be megabytes.
+                    values.reserve_exact((values.len() / 4).max(4));
+                }
+                values.push(value);
+            }
             Self::Exact { values, .. } => {
                 let mut sketch = sketch_of(values);
                 sketch.push(value);

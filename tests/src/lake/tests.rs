@@ -57,8 +57,15 @@ fn rows_are_counted_by_the_numbers_in_their_tags() {
 
 #[test]
 fn only_the_newest_revision_of_a_window_counts() {
-    let rows =
-        [("1m", "gw-1", 0, 1, 3), ("1m", "gw-1", 0, 2, 4), ("1m", "gw-2", 0, 1, 5), ("1d", "gw-1", 0, 1, 99)];
+    // The last one is of texts.
+    let rows = [
+        ("1m", "gw-1", 0, 1, 3),
+        ("1m", "gw-1", 0, 2, 4),
+        ("1m", "gw-2", 0, 1, 5),
+        ("1d", "gw-1", 0, 1, 99),
+        ("1m", "gw-3", 0, 1, 7),
+    ];
+    let texts: StringArray = rows.iter().map(|row| (row.1 == "gw-3").then_some("on")).collect();
     let strings = |pick: fn(&(&'static str, &'static str, i64, i32, i64)) -> &'static str| {
         Arc::new(rows.iter().map(|row| Some(pick(row))).collect::<StringArray>()) as ArrayRef
     };
@@ -72,6 +79,7 @@ fn only_the_newest_revision_of_a_window_counts() {
         ),
         ("revision", Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.3)))),
         ("samples", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.4)))),
+        ("value_last_text", Arc::new(texts)),
     ])
     .unwrap();
     let mut newest = Newest::of(&["1m"]);
@@ -252,6 +260,7 @@ async fn the_tables_in_the_bucket_are_counted_as_they_are_at_each_commit() {
         primitive(4, "window_start", PrimitiveType::Timestamp),
         primitive(5, "revision", PrimitiveType::Int),
         primitive(6, "samples", PrimitiveType::Long),
+        primitive(7, "value_last_text", PrimitiveType::String),
     ]);
     let columns: Vec<ArrayRef> = vec![
         strings(&["1m", "1m", "1m"]),
@@ -260,6 +269,7 @@ async fn the_tables_in_the_bucket_are_counted_as_they_are_at_each_commit() {
         Arc::new(TimestampMicrosecondArray::from(vec![0, 0, 60_000_000])),
         Arc::new(Int32Array::from(vec![1, 2, 1])),
         Arc::new(Int64Array::from(vec![1, 2, 1])),
+        Arc::new(StringArray::from(vec![None::<&str>; 3])),
     ];
     let arrow = Arc::new(schema_to_arrow_schema(&schema_of_aggregates).unwrap());
     let batch = RecordBatch::try_new(arrow, columns).unwrap();

@@ -205,7 +205,7 @@ fn identical_rejects_are_folded_until_they_are_handed_out_and_leave_with_their_s
     let (namespace, day) = (Namespace::default(), first[0].received_at.day());
     let manifest = World::new().manifest(&sealing, &namespace, Table::Rejects, day, 2);
     let contents = Contents::Rejects(first.iter().map(|r| r.id).collect());
-    buffer.finish_seal(&sealing, &manifest.key(), b"rejects", &manifest, &contents).unwrap();
+    finish_seal(&mut buffer, &sealing, &manifest.key(), b"rejects", &manifest, &contents).unwrap();
     assert_eq!(counts(&buffer.rejects_to_seal(10).unwrap()), [1]);
     assert_eq!(buffer.stats().unwrap().books.rejected[&RejectReason::Malformed], 5);
 }
@@ -390,7 +390,8 @@ fn series_are_told_once_an_epoch_and_again_when_what_they_say_changes() {
     let mut batch = world.batch(1);
     batch.accepted[0].readings[0].value = Value::Float(0.5);
     buffer.append(batch, &sources()).unwrap();
-    buffer.finish_seal(&sealing, &manifest.key(), b"series", &manifest, &Contents::Series(keys)).unwrap();
+    finish_seal(&mut buffer, &sealing, &manifest.key(), b"series", &manifest, &Contents::Series(keys))
+        .unwrap();
     let again = |buffer: &mut Buffer| -> Vec<(String, &str)> {
         buffer.series_to_seal().into_iter().map(|s| (s.metric, s.value_type)).collect()
     };
@@ -412,7 +413,7 @@ fn settings_and_decisions_are_kept_until_they_are_replaced_or_forgotten() {
     let sealing = buffer.begin_seal().unwrap();
     let manifest = world.manifest(&sealing, &Namespace::default(), Table::Aggregates, Day(20_000), 4);
     let contents = Contents::Aggregates { decisions: b"closed".to_vec(), newest: Timestamp(50) };
-    buffer.finish_seal(&sealing, &manifest.key(), b"aggregates", &manifest, &contents).unwrap();
+    finish_seal(&mut buffer, &sealing, &manifest.key(), b"aggregates", &manifest, &contents).unwrap();
     drop(buffer);
     let (mut buffer, _) = world.open();
     assert_eq!(buffer.setting("filters").unwrap(), Some(b"2".to_vec()));
@@ -422,7 +423,7 @@ fn settings_and_decisions_are_kept_until_they_are_replaced_or_forgotten() {
         let sealing = buffer.begin_seal().unwrap();
         let manifest = world.manifest(&sealing, &Namespace::default(), Table::Aggregates, Day(20_000), 4);
         let contents = Contents::Aggregates { decisions: vec![n], newest: Timestamp(60) };
-        buffer.finish_seal(&sealing, &manifest.key(), &[n], &manifest, &contents).unwrap();
+        finish_seal(&mut buffer, &sealing, &manifest.key(), &[n], &manifest, &contents).unwrap();
     }
     assert_eq!(buffer.settled_decisions(None, 100).unwrap(), [], "their segments may still be superseded");
     let (epoch, now) = (buffer.epoch(), world.now);
@@ -450,14 +451,14 @@ fn a_sealing_that_was_begun_in_another_state_is_refused() {
     let contents = buffer.pick_rows(&group.namespace, group.day, 10, 1000).unwrap().unwrap();
     let manifest = world.manifest(&sealing, &group.namespace, Table::Readings, group.day, 2);
     let other = SegmentKey { id: SegmentId { epoch: Epoch(9), ..manifest.id() }, ..manifest.key() };
-    let refused = buffer.finish_seal(&sealing, &other, b"s", &manifest, &contents).unwrap_err();
+    let refused = finish_seal(&mut buffer, &sealing, &other, b"s", &manifest, &contents).unwrap_err();
     assert!(matches!(refused, BufferError::WrongKey { .. }), "{refused}");
     world.seal(&mut buffer).unwrap();
-    let late = buffer.finish_seal(&sealing, &manifest.key(), b"s", &manifest, &contents).unwrap_err();
+    let late = finish_seal(&mut buffer, &sealing, &manifest.key(), b"s", &manifest, &contents).unwrap_err();
     assert!(matches!(late, BufferError::StaleSealing(1)), "{late}");
     let sealing = buffer.begin_seal().unwrap();
     let manifest = world.manifest(&sealing, &group.namespace, Table::Readings, group.day, 2);
-    let twice = buffer.finish_seal(&sealing, &manifest.key(), b"s", &manifest, &contents).unwrap_err();
+    let twice = finish_seal(&mut buffer, &sealing, &manifest.key(), b"s", &manifest, &contents).unwrap_err();
     assert!(matches!(twice, BufferError::RowsTaken(1)), "{twice}");
     assert!(!buffer.is_poisoned());
 }

@@ -164,7 +164,7 @@ fn aggregates_are_shed_only_where_it_is_sure_that_they_never_arrive() {
         let sealing = buffer.begin_seal().unwrap();
         let manifest = world.manifest(&sealing, &Namespace::default(), table, Timestamp(START).day(), 1);
         let contents = Contents::Aggregates { decisions: b"d".to_vec(), newest: Timestamp(START + 60) };
-        buffer.finish_seal(&sealing, &manifest.key(), &[1; 100], &manifest, &contents).unwrap();
+        finish_seal(buffer, &sealing, &manifest.key(), &[1; 100], &manifest, &contents).unwrap();
         sealing.number
     };
     let numbers: Vec<Number> = (0..5).map(|_| seal(&mut buffer, Table::Aggregates)).collect();

@@ -61,11 +61,12 @@ fn story(world: &mut World) {
     let sealing = buffer.begin_seal().unwrap();
     let day = Timestamp(START).day();
     let manifest = world.manifest(&sealing, &Namespace::default(), Table::Series, day, keys.len() as u64);
-    buffer.finish_seal(&sealing, &manifest.key(), b"series", &manifest, &Contents::Series(keys)).unwrap();
+    finish_seal(&mut buffer, &sealing, &manifest.key(), b"series", &manifest, &Contents::Series(keys))
+        .unwrap();
     let sealing = buffer.begin_seal().unwrap();
     let manifest = world.manifest(&sealing, &Namespace::default(), Table::Aggregates, day, 4);
     let contents = Contents::Aggregates { decisions: b"decided".to_vec(), newest: Timestamp(START) };
-    buffer.finish_seal(&sealing, &manifest.key(), b"aggregates", &manifest, &contents).unwrap();
+    finish_seal(&mut buffer, &sealing, &manifest.key(), b"aggregates", &manifest, &contents).unwrap();
     let alert = AlertRow {
         namespace: Namespace::default(),
         ts: Timestamp(START),

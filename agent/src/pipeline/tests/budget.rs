@@ -32,11 +32,11 @@ topics = ["words/{device}/{metric}"]
 priority = 4
 "#;
 /// Places in the configuration, behind the world's own.
-const LOW: usize = 1;
-const HIGH: usize = 2;
+pub(super) const LOW: usize = 1;
+pub(super) const HIGH: usize = 2;
 const WORDS: usize = 3;
 
-fn world(windows: &str, max_bytes: u64) -> World {
+pub(super) fn world(windows: &str, max_bytes: u64) -> World {
     World::with(&format!("{windows}{SOURCES}"), |config| {
         config.buffer.max_bytes = max_bytes;
         config.buffer.min_free = 0;
@@ -57,7 +57,7 @@ fn noise(seed: u64) -> String {
 
 impl World {
     /// One commit of `each` readings of each source in `of`, that were taken in the last `span` microseconds.
-    async fn flood(&self, shared: &Shared, of: &[usize], each: u64, span: i64, taken: &mut Taken) {
+    pub(super) async fn flood(&self, shared: &Shared, of: &[usize], each: u64, span: i64, taken: &mut Taken) {
         let now = self.now();
         let message = |source: usize| {
             let one = |i: u64| Reading {
@@ -268,7 +268,7 @@ impl Lake {
     }
 }
 
-const WINDOWS: &str = "[[window]]\nname = \"10m\"\nsize = \"10m\"\nidle = \"15m\"\n\
+pub(super) const WINDOWS: &str = "[[window]]\nname = \"10m\"\nsize = \"10m\"\nidle = \"15m\"\n\
                        [[window]]\nname = \"1d\"\nsize = \"1d\"\nidle = \"1d\"\n";
 
 /// The budget, and what its files may take at most: one commit and one transaction beyond it.
@@ -318,7 +318,7 @@ async fn after_days_without_the_bucket_on_a_small_buffer_rows_and_gaps_are_what_
 }
 
 /// Whether there is time.
-fn long() -> bool {
+pub(super) fn long() -> bool {
     std::env::var_os("TRIBUTARY_LONG").is_some()
 }
 

@@ -75,7 +75,7 @@ fn digests() -> String {
         ("alerts", encode(vec![some_alert(false), some_alert(true)])),
     ];
     let line =
-        |(name, segment): (&str, Encoded)| format!("{name} {} {}\n", segment.bytes.len(), segment.digest);
+        |(name, segment): (&str, Vec<u8>)| format!("{name} {} {}\n", segment.len(), Digest::of(&segment));
     segments.map(line).concat()
 }
 

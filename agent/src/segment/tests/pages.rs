@@ -64,7 +64,7 @@ impl ChunkReader for Counting {
 }
 
 /// A busy hour of a hundred devices: a row group and a bit, received device after device.
-fn a_busy_day() -> Encoded {
+fn a_busy_day() -> Vec<u8> {
     let of = |i: u64| {
         let mut row = reading(i, (i % 100) as u32, Value::Float((i * 7919 % 1009) as f64 / 8.0));
         row.ts = DAY.start().plus((i / 100) as i64 * SECOND);
@@ -122,7 +122,7 @@ fn pages_of(device: &str, metadata: &ParquetMetaData) -> (Vec<Range<usize>>, BTr
 #[test]
 fn a_query_for_one_device_reads_only_its_pages() {
     let encoded = a_busy_day();
-    let file = Counting { bytes: Bytes::from(encoded.bytes), read: Arc::default() };
+    let file = Counting { bytes: Bytes::from(encoded), read: Arc::default() };
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
     let metadata = ArrowReaderMetadata::load(&file, options).unwrap();
     let paged: Vec<usize> = (0..metadata.metadata().row_group(0).num_columns())

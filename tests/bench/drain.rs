@@ -1,0 +1,193 @@
+//! How long a backlog takes to the bucket over narrow links, beside bare PUTs of the same files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use aws_sdk_s3::primitives::ByteStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tributary_contract::time::Timestamp;
+use tributary_tests::narrow::{NarrowLink, Width};
+use tributary_tests::world::{BUCKET, World};
+
+use crate::stages::Stages;
+
+const SECOND: i64 = 1_000_000;
+/// How often the bucket is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// After so many times what the line needs, a side is stuck.
+const STUCK: f64 = 20.0;
+/// Bytes of a segment, about.
+const SEGMENT: u64 = 8 << 20;
+
+/// A kind of link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    pub(crate) name: &'static str,
+    /// Bits a second.
+    bits: f64,
+    /// Milliseconds.
+    round_trip: u64,
+    /// Bytes of backlog.
+    backlog: u64,
+    /// Bytes of a segment, at most.
+    segment: u64,
+}
+
+impl Link {
+    pub(crate) const ALL: [Self; 3] = [
+        Self { name: "16_kbit", bits: 16e3, round_trip: 2000, backlog: 160 << 10, segment: 64 << 10 },
+        Self { name: "2_mbit", bits: 2e6, round_trip: 150, backlog: 4 << 20, segment: 1 << 20 },
+        Self { name: "100_mbit", bits: 100e6, round_trip: 20, backlog: 96 << 20, segment: SEGMENT },
+    ];
+
+    fn width(self) -> Width {
+        Width {
+            rate: self.bits / 8.0,
+            delay: Duration::from_millis(self.round_trip / 2),
+            queue: Duration::from_millis(self.round_trip.max(100)),
+        }
+    }
+
+    /// Seconds that the line needs for so many bytes.
+    pub(crate) fn needs(self, bytes: u64) -> f64 {
+        bytes as f64 * 8.0 / self.bits
+    }
+}
+
+/// A backlog: its folder and the bytes of its segments.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    dir: PathBuf,
+    segments: Vec<PathBuf>,
+    pub(crate) bytes: u64,
+}
+
+/// Makes a buffer with sealed segments that weren't sent.
+///
+/// # Errors
+/// The buffer's.
+pub(crate) async fn fill(world: &World, link: Link) -> anyhow::Result<Backlog> {
+    let dir = world.path(link.name);
+    let more = format!(
+        "[segment]\nmax_bytes = \"{}B\"\n[buffer]\nmax_bytes = \"1GiB\"\nmin_free = \"0B\"\n",
+        link.segment
+    );
+    let begin = Timestamp(jiff::Timestamp::now().as_microsecond()).plus(-3600 * SECOND);
+    let mut stages = Stages::open(&dir, &more, begin).await?;
+    let list = || -> anyhow::Result<(Vec<PathBuf>, u64)> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir.join("segments"))? {
+            found.push(entry?.path());
+        }
+        found.sort();
+        let sizes =
+            found.iter().map(|path| std::fs::metadata(path).map(|m| m.len())).sum::<Result<u64, _>>()?;
+        Ok((found, sizes))
+    };
+    for second in 1..3000 {
+        stages.pass(SECOND);
+        stages.commit((link.segment / 40).clamp(1, 20_000), 1000).await?;
+        stages.seal().await?;
+        if second % 10 == 0 && list()?.1 >= link.backlog {
+            break;
+        }
+    }
+    stages.stop().await?;
+    let (segments, bytes) = list()?;
+    ensure!(bytes >= link.backlog / 2, "only {bytes} bytes were sealed");
+    Ok(Backlog { dir, segments, bytes })
+}
+
+/// Seconds from the agent's start until all segments of the backlog are in the bucket.
+///
+/// # Errors
+/// When they don't come there.
+pub(crate) async fn agent(world: &World, link: Link, backlog: &Backlog, turn: u64) -> anyhow::Result<f64> {
+    let narrow = NarrowLink::start(world.bucket_address(), link.width()).await?;
+    let dir = world.path(&format!("agent-{}-{turn}", link.name));
+    copy(&backlog.dir, &dir)?;
+    let own = format!("state_dir = \"{}\"", world.path("agent").display());
+    let other = format!("state_dir = {:?}", dir.display().to_string());
+    let (bucket, endpoint) = (world.bucket_address().to_string(), narrow.address().to_string());
+    let url = format!("url = \"s3://{BUCKET}/");
+    let prefix = format!("{url}{}-{turn}-", link.name);
+    // Its status object would be one more each second.
+    let changes = [
+        (own.as_str(), other.as_str()),
+        (bucket.as_str(), endpoint.as_str()),
+        (url.as_str(), prefix.as_str()),
+        ("every = \"1s\"", "every = \"1h\""),
+        ("[buffer]\n", "[buffer]\nmin_free = \"0B\"\n"),
+    ];
+    let config = world.vary("agent.toml", "drain.toml", &changes)?;
+    let (client, wanted, below) = (world.bucket(), backlog.segments.len(), format!("{}-{turn}-", link.name));
+    let began = Instant::now();
+    let agent = world.run("drain", &world.programs.agent, &config)?;
+    let arrived = async {
+        while arrived(&client, &below).await? < wanted {
+            sleep(LOOK).await;
+        }
+        anyhow::Ok(())
+    };
+    let ended = timeout(Duration::from_secs_f64(10.0 + STUCK * link.needs(backlog.bytes)), arrived).await;
+    let took = began.elapsed().as_secs_f64();
+    agent.kill().await?;
+    ended.context("the backlog doesn't drain").with_context(|| world.logs())??;
+    Ok(took)
+}
+
+/// Segments in the bucket below a prefix.
+async fn arrived(client: &aws_sdk_s3::Client, prefix: &str) -> anyhow::Result<usize> {
+    let listed = client.list_objects_v2().bucket(BUCKET).prefix(prefix).send().await?;
+    Ok(listed.contents().iter().filter(|o| o.key().is_some_and(|key| key.ends_with(".parquet"))).count())
+}
+
+/// Seconds for bare PUTs of the same files, `at_once` at a time, over a link of the same kind.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn puts(
+    world: &World,
+    link: Link,
+    backlog: &Backlog,
+    at_once: usize,
+    turn: u64,
+) -> anyhow::Result<f64> {
+    let narrow = NarrowLink::start(world.bucket_address(), link.width()).await?;
+    let client = world.bucket_behind(narrow.address());
+    let mut waiting = backlog.segments.iter();
+    let mut running = JoinSet::new();
+    let began = Instant::now();
+    loop {
+        while running.len() < at_once {
+            let Some(path) = waiting.next() else { break };
+            let (client, path) = (client.clone(), path.clone());
+            let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+            let key = format!("puts-{}-{at_once}-{turn}/{name}", link.name);
+            running.spawn(async move {
+                let body = ByteStream::from_path(&path).await?;
+                client.put_object().bucket(BUCKET).key(key).if_none_match("*").body(body).send().await?;
+                anyhow::Ok(())
+            });
+        }
+        let Some(done) = running.join_next().await else { break };
+        done??;
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let other = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &other)?;
+        } else {
+            std::fs::copy(entry.path(), &other)?;
+        }
+    }
+    Ok(())
+}
