@@ -55,7 +55,7 @@ impl Figures {
             if !json {
                 writeln!(
                     output,
-                    "{:<34} {:>12} {:>10}  {:<6} of or against",
+                    "{:<56} {:>12} {:>10}  {:<6} of or against",
                     "figure", "median", "spread", "unit"
                 )?;
             }
@@ -64,7 +64,7 @@ impl Figures {
                     writeln!(output, "{}", serde_json::to_string(figure)?)?;
                 } else {
                     let Figure { figure, value, unit, against, spread } = figure;
-                    writeln!(output, "{figure:<34} {value:>12.3} {spread:>10.3}  {unit:<6} {against}")?;
+                    writeln!(output, "{figure:<56} {value:>12.3} {spread:>10.3}  {unit:<6} {against}")?;
                 }
             }
             Ok(())

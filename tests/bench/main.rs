@@ -7,6 +7,8 @@ mod cost;
 mod drain;
 mod figures;
 mod load;
+mod parquet;
+mod real;
 mod side;
 mod stages;
 mod start;
@@ -73,6 +75,8 @@ enum Part {
     Start,
     /// Draining a backlog over narrow links alone
     Drain,
+    /// Sizes of segments alone
+    Parquet,
     /// One side of the part that measures windows
     #[command(hide = true)]
     WindowingSide(windowing::Options),
@@ -114,12 +118,14 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         Some(Part::Windows) => windows(args, &mut figures).await?,
         Some(Part::Start) => starts(args, &mut figures).await?,
         Some(Part::Drain) => drains(args, &mut figures).await?,
+        Some(Part::Parquet) => parquet::measure(&mut figures)?,
         None => {
             ingest(args, &mut figures).await?;
             memory(args, &mut figures).await?;
             windows(args, &mut figures).await?;
             starts(args, &mut figures).await?;
             drains(args, &mut figures).await?;
+            parquet::measure(&mut figures)?;
         }
     }
     figures.print(args.json)

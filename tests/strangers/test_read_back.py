@@ -30,6 +30,7 @@ import duckdb
 import polars
 import pyarrow
 import pyarrow.compute
+import pyarrow.parquet
 from pyiceberg.catalog import load_catalog
 from waiting import until
 
@@ -124,6 +125,68 @@ class ReadBack(unittest.TestCase):
         self.assertEqual(
             sorted(by_rest.column("seq").to_pylist()), sorted(self.readings.column("seq").to_pylist())
         )
+
+    def files(self, table) -> list[str]:
+        """The data files that a table has, as files on this machine."""
+        paths = []
+        for number, task in enumerate(table.scan().plan_files()):
+            paths.append(os.path.join(self.scratch, f"{table.name()[-1]}-{number}.parquet"))
+            with table.io.new_input(task.file.file_path).open() as source, open(paths[-1], "wb") as file:
+                file.write(source.read())
+        return paths
+
+    def test_pyarrow_duckdb_and_polars_read_the_files_themselves_as_pyiceberg_reads_the_table(self):
+        """Each by the Parquet reader of its own; a file may lack columns that came later and hold nothing in it."""
+
+        def by_duckdb(path):
+            told = duckdb.sql(f"select * from read_parquet('{path}')")
+            return [dict(zip(told.columns, row)) for row in told.fetchall()]
+
+        readers = {
+            "pyarrow": lambda path: pyarrow.parquet.ParquetFile(path).read().to_pylist(),
+            "duckdb": by_duckdb,
+            "polars": lambda path: polars.read_parquet(path).to_dicts(),
+        }
+
+        def plain(value):
+            """Maps come as dictionaries, as pairs and as structs."""
+            if not isinstance(value, list):
+                return value
+            return dict((pair["key"], pair["value"]) if isinstance(pair, dict) else pair for pair in value)
+
+        compared = set()
+        for name in ("readings", "aggregates", "series", "alerts"):
+            table = self.sql.load_table(f"tributary.{name}")
+            columns, paths = [field.name for field in table.schema().fields], self.files(table)
+            rows = table.scan().to_arrow().to_pylist()
+            expected = sorted(repr([plain(row[c]) for c in columns]) for row in rows)
+            for engine, read in readers.items():
+                found = [row for path in paths for row in read(path)]
+                got = sorted(repr([plain(row.get(c)) for c in columns]) for row in found)
+                self.assertEqual(len(got), len(expected), f"{engine}: {name}")
+                wrong = [pair for pair in zip(got, expected) if pair[0] != pair[1]]
+                self.assertEqual(wrong[:3], [], f"{engine}: {name}")
+                compared.add((engine, name))
+            self.assertGreater(len(expected), 10, name)
+        self.assertEqual(len(compared), 12)
+
+    def test_each_file_says_how_it_is_sorted_and_where_pages_begin(self):
+        """What engines skip by: the order, statistics of each row group, and the page index."""
+        columns = 0
+        for path in self.files(self.sql.load_table("tributary.readings")):
+            footer = pyarrow.parquet.ParquetFile(path).metadata
+            for group in map(footer.row_group, range(footer.num_row_groups)):
+                chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+                names = list(chunks)
+                order = [names[column.column_index] for column in group.sorting_columns]
+                self.assertEqual(order, ["gateway", "device", "metric", "ts"])
+                for name, chunk in chunks.items():
+                    self.assertTrue(chunk.has_offset_index, name)
+                    self.assertTrue(chunk.is_stats_set, name)
+                    columns += 1
+                for name in ("device", "metric", "ts"):
+                    self.assertTrue(chunks[name].has_column_index, name)
+        self.assertGreaterEqual(columns, 18)
 
     def test_duckdb_sums_each_series_as_plain_arithmetic_does(self):
         readings = self.readings  # DuckDB finds the Arrow table by this name.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves};
 use ::parquet::file::metadata::KeyValue;
+use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use arrow::array::{Array as _, ArrayRef};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
@@ -15,7 +16,7 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 
 use super::columns::{EncodeError, Entries, Lookup, Provenance, Rows, TableRow};
-use super::encoding::{BATCH, ROW_GROUP, properties};
+use super::encoding::{BATCH, Settings};
 use crate::window::decision::Seen;
 use crate::window::emit::AggregateRow;
 
@@ -36,12 +37,13 @@ pub struct Facts {
     pub seqs: Option<(u64, u64)>,
 }
 
-/// Makes one segment, whose bytes go to `W` as they come. Holds at most one row group of rows ([`ROW_GROUP`]) and one column
+/// Makes one segment, whose bytes go to `W` as they come. Holds at most one row group of rows and one column
 /// of it as it is written.
 #[derive(Debug)]
 pub struct Builder<R: TableRow, W: Write + Send> {
     day: Day,
     provenance: Provenance,
+    settings: Settings,
     entries: Entries,
     group: Vec<R>,
     out: Out<W>,
@@ -78,12 +80,13 @@ struct Writer<W: Write + Send> {
 }
 
 impl<W: Write + Send> Writer<W> {
-    fn new(out: W, table: Table, columns: &[usize]) -> Result<Self, EncodeError> {
+    fn new(out: W, table: Table, columns: &[usize], settings: &Settings) -> Result<Self, EncodeError> {
         let schema = Arc::new(table.arrow_schema().project(columns)?);
-        let (file, _) = begun(out, table, Arc::clone(&schema))?;
+        let (file, _) = begun(out, Arc::clone(&schema), settings.properties(table)?)?;
         let each = |field: &FieldRef| {
             let alone = Arc::new(Schema::new(vec![Arc::clone(field)]));
-            Ok((Arc::clone(field), begun(io::sink(), table, alone)?.1))
+            let properties = settings.properties_of(table, field.name())?;
+            Ok((Arc::clone(field), begun(io::sink(), alone, properties)?.1))
         };
         Ok(Self { file, columns: schema.fields().iter().map(each).collect::<Result<_, EncodeError>>()? })
     }
@@ -117,11 +120,11 @@ impl<W: Write + Send> Writer<W> {
 /// A file that has its magic number, and what makes writers of its columns.
 fn begun<W: Write + Send>(
     out: W,
-    table: Table,
     schema: SchemaRef,
+    properties: WriterProperties,
 ) -> Result<(SerializedFileWriter<W>, ArrowRowGroupWriterFactory), EncodeError> {
     let options = ArrowWriterOptions::new()
-        .with_properties(properties(table)?)
+        .with_properties(properties)
         // The Arrow schema would be a second, longer spelling of the Parquet schema in every file.
         .with_skip_arrow_metadata(true)
         .with_schema_root("table".to_owned());
@@ -143,6 +146,7 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
         Self {
             day,
             provenance,
+            settings: Settings::of(R::TABLE),
             entries: Entries::default(),
             group: Vec::new(),
             out: Out::Waiting(out),
@@ -151,10 +155,17 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
         }
     }
 
+    /// The same by other settings: what the bench compares with.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
     /// The same with room for so many rows at once, as far as a row group holds them.
     #[must_use]
     pub fn with_room_for(mut self, rows: usize) -> Self {
-        self.group.reserve_exact(rows.min(ROW_GROUP));
+        self.group.reserve_exact(rows.min(self.settings.row_group));
         self
     }
 
@@ -177,7 +188,7 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
             facts.seqs = Some((least.min(seq), greatest.max(seq)));
         }
         self.group.push(row);
-        if self.group.len() >= ROW_GROUP {
+        if self.group.len() >= self.settings.row_group {
             self.write_group(false)?;
         }
         Ok(())
@@ -220,7 +231,9 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
     /// that nothing stands in, unless more groups follow, in which it may: a receiver of the version before has no name
     /// for them.
     fn write_group(&mut self, last: bool) -> Result<(), EncodeError> {
-        R::put_in_order(&mut self.group, &self.entries);
+        if self.settings.sorted {
+            R::put_in_order(&mut self.group, &self.entries);
+        }
         let batches = self.group.chunks(BATCH).map(|rows| Rows::of(rows, &self.entries));
         let batches = batches.collect::<Result<Vec<_>, _>>()?;
         let mut writer = match std::mem::replace(&mut self.out, Out::Failed) {
@@ -233,7 +246,7 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
                         columns.push(at);
                     }
                 }
-                Box::new(Writer::new(out, R::TABLE, &columns)?)
+                Box::new(Writer::new(out, R::TABLE, &columns, &self.settings)?)
             }
         };
         writer.write(&batches, &self.provenance)?;

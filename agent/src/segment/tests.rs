@@ -33,6 +33,9 @@ use crate::window::decision::Seen;
 use crate::window::emit::AggregateRow;
 use crate::window::fold::{Sample, fold};
 
+mod golden;
+mod pages;
+
 const DAY: Day = Day(16_801);
 
 fn provenance() -> Provenance {
@@ -191,6 +194,22 @@ fn some_reject(id: i64) -> RejectRow {
     }
 }
 
+fn some_alert(open: bool) -> AlertRow {
+    AlertRow {
+        namespace: Namespace::default(),
+        ts: DAY.start().plus(i64::from(!open)),
+        device: "boiler".into(),
+        metric: "temp".into(),
+        series: SeriesId(7),
+        rule: "too hot".into(),
+        severity: "warning".into(),
+        open,
+        value: Some(60.5),
+        expected: None,
+        score: Some(7.5),
+    }
+}
+
 fn batches(encoded: &[u8]) -> Vec<RecordBatch> {
     let bytes = Bytes::copy_from_slice(encoded);
     let reader =
@@ -292,20 +311,7 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
     let series = encode(vec![entry(4, "b", "x", Tags::new()), entry(3, "a", "y", tags(&[("k", "v")]))]);
     let gaps = encode(vec![some_gap("g2"), some_gap("g1")]);
     let rejects = encode(vec![some_reject(2), some_reject(1)]);
-    let alert = |open: bool| AlertRow {
-        namespace: Namespace::default(),
-        ts: DAY.start().plus(i64::from(!open)),
-        device: "boiler".into(),
-        metric: "temp".into(),
-        series: SeriesId(7),
-        rule: "too hot".into(),
-        severity: "warning".into(),
-        open,
-        value: Some(60.5),
-        expected: None,
-        score: Some(7.5),
-    };
-    let alerts = encode(vec![alert(false), alert(true)]);
+    let alerts = encode(vec![some_alert(false), some_alert(true)]);
     for (encoded, table) in [
         (&alerts, Table::Alerts),
         (&aggregates, Table::Aggregates),
@@ -332,7 +338,7 @@ fn every_table_has_the_contracts_schema_and_reads_back() {
         RejectKey { received_at, topic, source, reason }
     };
     assert_eq!(contents(&rejects), Contents::Rejects(vec![key(1), key(2)]));
-    assert_eq!(contents(&alerts), Contents::Alerts(vec![alert(true).id(), alert(false).id()]));
+    assert_eq!(contents(&alerts), Contents::Alerts(vec![some_alert(true).id(), some_alert(false).id()]));
     let batch = &batches(&alerts)[0];
     assert_eq!(texts(batch, "state"), [Some("open".to_owned()), Some("closed".to_owned())]);
 }
@@ -350,20 +356,13 @@ fn a_segment_read_back_says_what_was_sealed() {
 }
 
 #[test]
-fn the_same_rows_give_the_same_bytes_today_and_in_the_next_release() {
+fn the_same_rows_give_the_same_bytes_in_whatever_order_they_come() {
     let (one, two) = (encode(some_readings()), encode(some_readings()));
     assert!(one == two);
     let mut other_order = some_readings();
     other_order.reverse();
     assert!(encode(other_order) == one);
-    // A change of these is a change of what all gateways write from then on: see that readers agree first.
-    assert_eq!(Digest::of(&one).to_string(), GOLDEN_READINGS);
-    let aggregates = encode_aggregates(vec![aggregate(1, 5, &[1.0]), aggregate(2, 4, &[1.0, 2.0])]);
-    assert_eq!(Digest::of(&aggregates).to_string(), GOLDEN_AGGREGATES);
 }
-
-const GOLDEN_READINGS: &str = "8d7e7d188ab00f1e9ac1bda2d4612b7289bfaf6cd11a15f66021addd65e99e77";
-const GOLDEN_AGGREGATES: &str = "6982f1b38b529d963e35b0ee45940b9c06a7a82e094db253138137086e6a3ebc";
 
 #[test]
 fn rows_are_sorted_within_each_row_group_and_the_footer_says_so() {
