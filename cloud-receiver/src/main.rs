@@ -24,8 +24,9 @@ use tributary_receiver::catalog::{Lake, LakeSettings, S3Access, Secret};
 use tributary_receiver::config::check::Problems;
 use tributary_receiver::config::{Config, StaticKeys, files, show};
 use tributary_receiver::dedupe::{Ledger, LedgerError, LedgerHandle};
+use tributary_receiver::desired::{self, Wanted};
 use tributary_receiver::fleet::server::{Shown, router, serve};
-use tributary_receiver::fleet::{Fleet, ask, page};
+use tributary_receiver::fleet::{ask, text};
 use tributary_receiver::pipeline::health::Health;
 use tributary_receiver::pipeline::{Pipeline, Places, run};
 use tributary_receiver::recover::Parts;
@@ -127,6 +128,40 @@ enum FleetCommand {
         #[arg(long)]
         json: bool,
     },
+    /// One gateway with everything that is known of it.
+    Show {
+        /// The gateway.
+        gateway: GatewayId,
+        /// One JSON object instead of lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a gateway for readings that it kept back: `fleet show` says what came of it.
+    Backfill {
+        /// The gateway.
+        gateway: GatewayId,
+        /// Whose data.
+        #[arg(long, default_value = "tributary")]
+        namespace: Namespace,
+        /// Only this device.
+        #[arg(long)]
+        device: Option<String>,
+        /// Only this metric.
+        #[arg(long)]
+        metric: Option<String>,
+        /// From this event time on: a day, an instant with its zone, or how long ago (-6h).
+        #[arg(long, value_name = "T", allow_hyphen_values = true)]
+        from: String,
+        /// Before this event time, likewise.
+        #[arg(long, value_name = "T", default_value = "now", allow_hyphen_values = true)]
+        to: String,
+        /// A name of its own for the request.
+        #[arg(long)]
+        id: Option<String>,
+        /// One JSON object instead of a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// The gateway is no more: what hasn't arrived of this epoch never will. Gaps say so. While no receiver runs.
     CloseEpoch {
         /// The gateway.
@@ -199,7 +234,22 @@ async fn perform(command: Command, prepared: Prepared) -> anyhow::Result<()> {
         Command::Ledger { command } => recover(command, prepared).await,
         Command::Fleet { command: FleetCommand::List { json } } => {
             let fleet = ask::ask(&prepared.config, prepared.token.as_deref()).await?;
-            print(&if json { serde_json::to_string(&fleet)? } else { table(&fleet) })
+            print(&if json { serde_json::to_string(&fleet)? } else { text::table(&fleet) })
+        }
+        Command::Fleet { command: FleetCommand::Show { gateway, json } } => {
+            let fleet = ask::ask(&prepared.config, prepared.token.as_deref()).await?;
+            let row = fleet.gateways.iter().find(|g| g.gateway == gateway.as_str());
+            let row = row.with_context(|| format!("no gateway {gateway} has delivered anything"))?;
+            print(&if json { serde_json::to_string(row)? } else { text::detail(row, &fleet.at) })
+        }
+        Command::Fleet {
+            command: FleetCommand::Backfill { gateway, namespace, device, metric, from, to, id, json },
+        } => {
+            let now = run::now();
+            let time = |text: &str| desired::instant(text, now).map_err(anyhow::Error::msg);
+            let (from, to) = (time(&from)?, time(&to)?);
+            let wanted = Wanted { id, namespace, device, metric, from, to };
+            backfill(&prepared, &gateway, &wanted, json).await
         }
         Command::Fleet { command: FleetCommand::CloseEpoch { gateway, epoch, how } } => {
             close_epoch(&prepared.config, &gateway, epoch, &how)
@@ -308,6 +358,28 @@ async fn recover(command: LedgerCommand, prepared: Prepared) -> anyhow::Result<(
         (_, _) => rebuild(&mut ledger, &parts, now).await?,
     };
     print(&if how.json { serde_json::to_string(&report)? } else { report.text() })
+}
+
+/// Asks a gateway for readings that it kept back.
+async fn backfill(
+    prepared: &Prepared,
+    gateway: &GatewayId,
+    wanted: &Wanted,
+    json: bool,
+) -> anyhow::Result<()> {
+    let bucket = S3Bucket::new(&prepared.config.bucket, prepared.keys.as_ref()).await;
+    let written = desired::write::ask(&bucket, &prepared.config.bucket.prefix, gateway, wanted).await?;
+    if !written.known {
+        let _ = writeln!(
+            std::io::stderr(),
+            "note: no status of {gateway} lies in the bucket: it learns of this when it comes"
+        );
+    }
+    let (id, revision) = (&written.id, written.revision);
+    if json {
+        return print(&serde_json::json!({"gateway": gateway, "id": id, "revision": revision}).to_string());
+    }
+    print(&format!("{gateway} is asked for {} to {} as {id}, in revision {revision}", wanted.from, wanted.to))
 }
 
 /// Declares what hasn't arrived of an epoch void.
@@ -424,41 +496,4 @@ fn brief(text: &str) -> String {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or(line)),
         None => line.to_owned(),
     }
-}
-
-/// The roster for a terminal. Texts from gateways are shown with control characters escaped.
-fn table(fleet: &Fleet) -> String {
-    let clean = |s: &str| {
-        s.chars()
-            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-            .collect::<String>()
-    };
-    let mut lines = vec![
-        ["GATEWAY", "HEALTH", "REGISTERED", "OUTSTANDING", "REFUSED", "BACKLOG", "LAST SEEN", "WHY"]
-            .map(str::to_owned),
-    ];
-    for g in &fleet.gateways {
-        lines.push([
-            clean(&g.gateway),
-            g.health.text().to_owned(),
-            g.registered.to_string(),
-            g.outstanding.to_string(),
-            g.quarantined.to_string(),
-            page::size(&g.backlog_bytes),
-            page::ago(&g.last_seen, &fleet.at),
-            clean(&g.reasons.join("; ")),
-        ]);
-    }
-    let mut widths = [0; 8];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let row = |line: &[String; 8]| {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let notes = fleet.failing.iter().chain(fleet.tables.iter().filter_map(|t| t.stopped.as_ref()));
-    lines.iter().map(row).chain(notes.map(|n| format!("! {}", clean(n)))).collect::<Vec<_>>().join("\n")
 }

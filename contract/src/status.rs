@@ -107,6 +107,56 @@ pub struct GatewayStatus {
     /// What was written to flash, where the agent counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flash: Option<FlashStatus>,
+    /// What came of what operators asked for, where they asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<DesiredStatus>,
+}
+
+/// What came of the gateway's desired document.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DesiredStatus {
+    /// The last revision that was taken; 0 for none.
+    pub revision: u64,
+    /// Why the document in the bucket isn't taken, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What of the taken one isn't done, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_applied: Vec<String>,
+    /// Its backfill requests: those that haven't ended first, then the newest of the others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backfills: Vec<BackfillStatus>,
+    /// How many more there are, which have ended.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub more_backfills: u64,
+}
+
+/// How far a backfill request is. Every reading that it meant and that the gateway had is one of `asked` or `already`; of
+/// those asked for, the ones that neither wait nor were given up are sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackfillStatus {
+    /// Its name.
+    pub id: String,
+    /// `pending`: not looked at yet. `sending`: something of it isn't registered. `done`: all of it is, or was set aside by
+    /// the receiver or given up here, or there was nothing. `refused`.
+    pub state: String,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Readings that were kept back and that it asked for before anybody else.
+    pub asked: u64,
+    /// Of these, not sealed yet.
+    pub waiting: u64,
+    /// Of these, given up before they were sealed; `gaps` has them.
+    pub given_up: u64,
+    /// Readings that were sent already, on their way, or asked for before.
+    pub already: u64,
+    /// Whole hours of the range, and its ends, in which the buffer had no reading that it meant: sent and let go of,
+    /// given up, or never measured. The longest ones if there are many.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<(Timestamp, Timestamp)>,
 }
 
 /// What was written to flash; bytes.
@@ -189,6 +239,23 @@ pub struct SegmentStatus {
     pub quarantined: u64,
     /// Another object holds the name.
     pub superseded: u64,
+    /// Segments that are held, quarantined or superseded, each with its reason; the newest if there are many.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedSegment>,
+}
+
+/// A segment that doesn't go its way.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedSegment {
+    /// Its epoch.
+    pub epoch: String,
+    /// Its number.
+    pub number: u64,
+    /// `held`, `quarantined` or `superseded`.
+    pub state: String,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// The way to the bucket.

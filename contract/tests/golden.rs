@@ -14,7 +14,9 @@ use tributary_contract::key::Prefix;
 use tributary_contract::manifest::{ClosedEpoch, Link, Manifest};
 use tributary_contract::receipt::{EpochReceipt, Quarantined, Receipt};
 use tributary_contract::reject::QuarantineReason;
-use tributary_contract::status::{GatewayStatus, Health, ShortStatus};
+use tributary_contract::status::{
+    BackfillStatus, DesiredStatus, GatewayStatus, Health, RefusedSegment, ShortStatus,
+};
 use tributary_contract::table::Table;
 use tributary_contract::time::Timestamp;
 
@@ -97,6 +99,42 @@ fn status() -> GatewayStatus {
     status
 }
 
+/// A status with what came later.
+fn later_status() -> GatewayStatus {
+    let absent = vec![(Timestamp(1_451_520_000_000_000), Timestamp(1_451_523_600_000_000))];
+    let sending = BackfillStatus {
+        id: "yesterday".into(),
+        state: "sending".into(),
+        asked: 8640,
+        waiting: 640,
+        given_up: 12,
+        already: 360,
+        absent,
+        ..Default::default()
+    };
+    let refused = BackfillStatus {
+        id: "never".into(),
+        state: "refused".into(),
+        refused: Some("its range ends before it begins".into()),
+        ..Default::default()
+    };
+    let mut status = status();
+    status.segments.refused = vec![RefusedSegment {
+        epoch: "9d1f00c45b7e2a36".into(),
+        number: 40,
+        state: "quarantined".into(),
+        reason: "wrong-digest: bytes 5f… claim ab…".into(),
+    }];
+    status.desired = Some(DesiredStatus {
+        revision: 3,
+        refused: Some("its revision 2 isn't above 3, the last one taken".into()),
+        not_applied: vec!["settings.segment.max_age: this agent takes no settings".into()],
+        backfills: vec![sending, refused],
+        more_backfills: 4,
+    });
+    status
+}
+
 fn desired() -> Desired {
     Desired {
         version: FORMAT_VERSION,
@@ -162,6 +200,7 @@ fn documents_of_version_1_are_still_written_the_same() {
     assert_eq!(golden("manifest.json", &pretty(&manifest())), pretty(&manifest()));
     assert_eq!(golden("receipt.json", &pretty(&receipt())), pretty(&receipt()));
     assert_eq!(golden("status.json", &pretty(&status())), pretty(&status()));
+    assert_eq!(golden("later_status.json", &pretty(&later_status())), pretty(&later_status()));
     assert_eq!(golden("desired.json", &pretty(&desired())), pretty(&desired()));
 }
 
@@ -170,6 +209,10 @@ fn documents_of_version_1_are_still_read() {
     assert_eq!(Manifest::from_json(&golden("manifest.json", "")).unwrap(), manifest());
     assert_eq!(Receipt::from_json(golden("receipt.json", "").as_bytes(), &gateway()).unwrap(), receipt());
     assert_eq!(serde_json::from_str::<GatewayStatus>(&golden("status.json", "")).unwrap(), status());
+    assert_eq!(
+        serde_json::from_str::<GatewayStatus>(&golden("later_status.json", "")).unwrap(),
+        later_status()
+    );
     assert_eq!(serde_json::from_str::<Desired>(&golden("desired.json", "")).unwrap(), desired());
 }
 

@@ -5,6 +5,7 @@
 //! what isn't sealed.
 
 use serde::{Deserialize, Serialize};
+use tributary_contract::desired::Backfill as Request;
 use tributary_contract::time::Timestamp;
 
 use super::Buffer;
@@ -32,17 +33,44 @@ pub struct Backfill {
 }
 
 /// A wish, and the newest reading that there was: what comes later is kept back as ever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
+    /// Which one, where somebody asks for how much of it waits; 0 for all others together.
+    pub key: u32,
+    pub through: u64,
+    pub what: What,
+}
+
+/// What a wish means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// Asked for at the gateway.
+    Here(Backfill),
+    /// Asked for in the object `desired`.
+    Requested(Request),
+}
+
+/// A wish of the gateway's own, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
     what: Backfill,
     through: u64,
+    /// Key of the last request before it.
+    #[serde(default)]
+    after: u32,
 }
 
 impl Wish {
     /// Whether it means a reading, if that is kept back.
     pub(super) fn means(&self, row: &Row, entry: &SeriesEntry) -> bool {
-        let Backfill { of, from, to } = &self.what;
-        row.ts >= *from && row.ts < *to && row.seq <= self.through && entry.is_of(of)
+        let (from, to) = match &self.what {
+            What::Here(Backfill { from, to, .. }) | What::Requested(Request { from, to, .. }) => (*from, *to),
+        };
+        let of = || match &self.what {
+            What::Here(Backfill { of, .. }) => entry.is_of(of),
+            What::Requested(request) => entry.is_asked_for(request),
+        };
+        row.ts >= from && row.ts < to && row.seq <= self.through && of()
     }
 }
 
@@ -51,47 +79,57 @@ impl Buffer {
     /// that weren't asked for before.
     pub fn backfill(&mut self, what: Backfill) -> Result<u64, BufferError> {
         self.guarded(|b| {
-            let mut wishes = b.wishes()?;
-            if wishes.len() >= MOST {
+            let mut kept = b.kept_wishes()?;
+            if kept.len() >= MOST {
                 return Err(BufferError::Backfills(MOST));
             }
             let before = b.waiting.wished();
             let (from, to) = (what.from, what.to);
-            wishes.push(Wish { what, through: b.next_seq.saturating_sub(1) });
-            b.waiting.wish(wishes.clone());
+            let through = b.newest_seq();
+            let after = b.waiting.wishes().iter().map(|wish| wish.key).max().unwrap_or(0);
+            kept.push(Kept { what: what.clone(), through, after: after.max(b.requests.last_key()) });
+            let mut wishes = b.waiting.wishes().to_vec();
+            wishes.push(Wish { key: 0, through, what: What::Here(what) });
+            b.waiting.wish(wishes);
             for batch in b.waiting.kept_between(from, to) {
                 b.wait_again(batch)?;
             }
             let more = b.waiting.wished() - before;
             if more == 0 {
-                wishes.pop();
-                b.waiting.wish(wishes);
+                b.wish_anew()?;
                 return Ok(0);
             }
-            b.keep_wishes(&wishes)?;
+            b.keep_wishes(&kept)?;
             Ok(more)
         })
     }
 
-    /// Forgets wishes once nothing is left of what they mean; tells whether they ended.
+    /// Forgets the gateway's own wishes once nothing is left of what anybody wished for; tells whether they ended.
     pub fn end_backfills(&mut self) -> Result<bool, BufferError> {
-        if !self.waiting.has_wishes() || self.waiting.wished() > 0 {
+        let own = self.waiting.wishes().iter().any(|wish| wish.key == 0);
+        if !own || self.waiting.wished() > 0 {
             return Ok(false);
         }
         self.guarded(|b| {
-            b.waiting.wish(Vec::new());
             b.keep_wishes(&[])?;
+            b.wish_anew()?;
             Ok(true)
         })
     }
 
-    /// Wishes as they are kept. What can't be read was asked for by somebody who can ask again.
-    pub(super) fn wishes(&mut self) -> Result<Vec<Wish>, BufferError> {
+    /// The gateway's own wishes, each with the key of the last request before it.
+    pub(super) fn local_wishes(&mut self) -> Result<Vec<(u32, Wish)>, BufferError> {
+        let wish = |Kept { what, through, after }| (after, Wish { key: 0, through, what: What::Here(what) });
+        Ok(self.kept_wishes()?.into_iter().map(wish).collect())
+    }
+
+    /// As they are kept. What can't be read was asked for by somebody who can ask again.
+    fn kept_wishes(&mut self) -> Result<Vec<Kept>, BufferError> {
         let kept = self.setting(WISHES)?.unwrap_or_default();
         Ok(serde_json::from_slice(&kept).unwrap_or_default())
     }
 
-    fn keep_wishes(&mut self, wishes: &[Wish]) -> Result<(), BufferError> {
+    fn keep_wishes(&mut self, wishes: &[Kept]) -> Result<(), BufferError> {
         // Numbers and texts: nothing in it can fail to be JSON.
         self.set_setting(WISHES, &serde_json::to_vec(wishes).unwrap_or_default())
     }

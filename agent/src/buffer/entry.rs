@@ -106,6 +106,16 @@ impl Progress {
         }
     }
 
+    /// Why it doesn't go its way, if so.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Held { reason } | Self::Quarantined { reason } | Self::Superseded { reason } => {
+                Some(reason)
+            }
+            Self::Sealed | Self::Uploading { .. } | Self::Delivered { .. } => None,
+        }
+    }
+
     /// Whether the table above allows the step to `next`.
     pub const fn may_become(&self, next: &Progress) -> bool {
         match (self, next) {

@@ -17,6 +17,7 @@ use super::journal::{Mark, Stored, load_batch};
 use super::lease::Lease;
 use super::lease_file::LeaseFile;
 use super::outbox::{refused, rows_of, write_progress};
+use super::requests::{DESIRED, Requests};
 use super::row::{GapRow, Row, SeriesEntry, value_type};
 use super::side::SIDES;
 use super::sums::{self, Part};
@@ -300,6 +301,12 @@ impl Buffer {
                 )?;
             }
             write_progress(tx, ordinal, number, &progress, entry.attempts, entry.next_at)?;
+            // What was asked for of it is to be sent again.
+            let mut requests = self.requests.clone();
+            requests.reach(u32::MAX, 0);
+            if requests != self.requests {
+                requests.save(tx)?;
+            }
             old.save(tx)?;
             current.save(tx)?;
             let sql = "SELECT decisions FROM decision WHERE epoch = ?1 AND number = ?2";
@@ -317,8 +324,13 @@ impl Buffer {
     /// Reads what is kept in memory from the database: at the start, and when rows moved.
     pub(super) fn load(&mut self) -> Result<(), BufferError> {
         self.waiting.clear();
-        let wishes = self.wishes()?;
-        self.waiting.wish(wishes);
+        self.requests = Requests::read(self.setting(DESIRED)?);
+        let moved = self.requests.are_of_another_epoch(self.current.ordinal);
+        if moved {
+            // Until it is known which seq is the last.
+            self.requests.reach(self.current.ordinal, u64::MAX);
+        }
+        self.wish_anew()?;
         self.held.clear();
         self.spans = Default::default();
         self.load_dictionary()?;
@@ -380,6 +392,10 @@ impl Buffer {
                 self.held.insert(span.id, span.min_ts);
             }
             self.dictionary.observe(&rows.iter().map(|r| (r.series, r.ts)).collect::<Vec<_>>());
+        }
+        if moved {
+            self.requests.reach(self.current.ordinal, self.newest_seq());
+            self.wish_anew()?;
         }
         Ok(())
     }

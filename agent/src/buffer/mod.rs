@@ -50,6 +50,7 @@ pub mod quota;
 mod readback;
 pub mod reader;
 mod rejects;
+mod requests;
 mod retry;
 pub mod row;
 mod salvage;
@@ -94,6 +95,7 @@ pub use faults::{Faults, NoFaults};
 pub use journal::{Appended, NewBatch, SourceFacts};
 pub use open::{OpenEvent, Opened};
 pub use readback::{Adopted, ReadbackContents, ReadbackItem};
+pub use requests::{Look, Taken, Taking};
 pub use retry::{Retry, RetryOutcome};
 pub use row::{AlertRow, BatchSpan, GapRow, RejectKey, RejectRow, Row, SeriesEntry};
 pub use seal::{Contents, KeptDecisions, Picked, Sealing};
@@ -146,6 +148,7 @@ pub struct Buffer {
     older: BTreeMap<u32, EpochBook>,
     dictionary: Arc<Dictionary>,
     waiting: Waiting,
+    requests: requests::Requests,
     /// Batches whose times aren't known yet, with the least of those they bear; not in `waiting`.
     held: BTreeMap<i64, Timestamp>,
     spans: scan::Spans,

@@ -202,6 +202,7 @@ impl Buffer {
             older: epochs,
             dictionary: Arc::new(Dictionary::default()),
             waiting: Waiting::default(),
+            requests: Default::default(),
             held: BTreeMap::new(),
             spans: Spans::default(),
             pending: BTreeMap::new(),

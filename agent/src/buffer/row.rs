@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tributary_contract::desired::Backfill;
 use tributary_contract::id::Namespace;
 use tributary_contract::quality::Quality;
 use tributary_contract::reject::{GapReason, RejectReason};
@@ -64,6 +65,14 @@ impl SeriesEntry {
     /// Whether its source, device and metric all match.
     pub fn is_of(&self, selection: &Selection) -> bool {
         selects(selection, &self.source, &self.device, &self.metric)
+    }
+
+    /// Whether a backfill request names it: its namespace and, where given, exactly its device and its metric.
+    pub fn is_asked_for(&self, request: &Backfill) -> bool {
+        let of = |name: &Option<String>, own: &str| name.as_deref().is_none_or(|name| name == own);
+        self.namespace == request.namespace
+            && of(&request.device, &self.device)
+            && of(&request.metric, &self.metric)
     }
 }
 

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 
 use tributary_contract::id::Epoch;
 use tributary_contract::range::Ranges;
+use tributary_contract::status::RefusedSegment;
 use tributary_contract::time::Timestamp;
 
 use super::books::Books;
+use super::entry::Progress;
 use super::error::BufferError;
 use super::files::Files;
-use super::{Buffer, EpochBook, uint};
+use super::{Buffer, EpochBook, corrupt, int, uint};
+
+/// Characters of a reason in the status: others write it.
+const REASON: usize = 300;
 
 /// Facts at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +87,29 @@ impl Buffer {
         let books = self.older.values().chain([&self.current]);
         let last = |b: &EpochBook| if b.books.rebuilt { u64::MAX } else { b.last_number };
         books.map(|b| EpochEnd { epoch: b.epoch, last: last(b), void: b.void.clone() }).collect()
+    }
+
+    /// Segments that are held, quarantined or superseded, with their reasons: the newest `limit` of them, the newest last.
+    pub fn refused_segments(&mut self, limit: usize) -> Result<Vec<RefusedSegment>, BufferError> {
+        self.guarded(|b| {
+            let mut select = b.sql.prepare_cached(
+                "SELECT epoch, number, progress FROM outbox
+                 WHERE state IN ('held', 'quarantined', 'superseded') ORDER BY epoch DESC, number DESC LIMIT ?1",
+            )?;
+            let mut found = select.query([int(limit as u64)])?;
+            let mut out = Vec::new();
+            while let Some(r) = found.next()? {
+                let (ordinal, progress): (u32, String) = (r.get(0)?, r.get(2)?);
+                let epoch = b.book(ordinal).map(|book| book.epoch.to_string()).unwrap_or_default();
+                let progress: Progress =
+                    serde_json::from_str(&progress).map_err(|_| corrupt("progress")(progress.clone()))?;
+                let (state, number) = (progress.name().to_owned(), uint(r.get(1)?));
+                let reason = progress.reason().unwrap_or_default().chars().take(REASON).collect();
+                out.push(RefusedSegment { epoch, number, state, reason });
+            }
+            out.reverse();
+            Ok(out)
+        })
     }
 
     /// Facts for status and budgets.

@@ -6,6 +6,7 @@ mod damages;
 mod model;
 mod promises;
 mod reading;
+mod requests;
 mod senseless;
 mod thin;
 mod versions;

@@ -207,6 +207,10 @@ impl Buffer {
             return Err(BufferError::ReadingBack(self.pending.len()));
         }
         let (mut book, mut gaps) = (self.current.clone(), self.gaps.clone());
+        let mut requests = self.requests.clone();
+        for (key, rows) in cuts.iter().flat_map(|cut| self.waiting.wished_of(cut.batch)) {
+            requests.gave_up(key, rows);
+        }
         let mut total = GivenUp::default();
         let (mut gone, mut emptied) = (Vec::new(), Vec::new());
         let known_from = self.next_seq.saturating_sub(recall.readings);
@@ -245,9 +249,12 @@ impl Buffer {
             readings.shed += total.shed;
             readings.expired += total.expired;
             gaps.save(tx)?;
+            if requests != self.requests {
+                requests.save(tx)?;
+            }
             book.save(tx)
         })?;
-        (self.current, self.gaps) = (book, gaps);
+        (self.current, self.gaps, self.requests) = (book, gaps, requests);
         gone.iter().chain(&emptied).for_each(|batch| self.waiting.remove(*batch));
         self.spans.empty.extend(&emptied);
         let first: Option<i64> = self.sql.query_row("SELECT min(id) FROM batch", [], |r| r.get(0))?;

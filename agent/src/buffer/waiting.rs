@@ -38,8 +38,30 @@ struct Part {
     committed: Timestamp,
     /// Places in the index's list of the sources of rows that lie in no deadband, each once.
     sources: SmallVec<[u16; 4]>,
-    /// How many rows wishes mean, if they are kept back, and about how many bytes these have.
-    wished: (u64, u64),
+    /// Rows that wishes mean, if they are kept back; one entry a key of those wishes.
+    wished: Vec<Wished>,
+}
+
+/// Rows of a part that wishes of one key mean before all others.
+#[derive(Debug, Clone, Copy)]
+struct Wished {
+    key: u32,
+    rows: u64,
+    /// About how many.
+    bytes: u64,
+}
+
+impl Part {
+    fn count_wished(&mut self, key: u32, bytes: u64) {
+        match self.wished.iter_mut().find(|wished| wished.key == key) {
+            Some(wished) => (wished.rows, wished.bytes) = (wished.rows + 1, wished.bytes + bytes),
+            None => self.wished.push(Wished { key, rows: 1, bytes }),
+        }
+    }
+
+    fn wished_rows(&self) -> u64 {
+        self.wished.iter().map(|wished| wished.rows).sum()
+    }
 }
 
 /// The index.
@@ -78,12 +100,10 @@ impl Waiting {
         }
         for row in rows {
             let Some(entry) = dictionary.get(row.series) else { continue };
-            if !self.wishes.iter().any(|wish| wish.means(row, &entry)) {
-                continue;
-            }
+            let Some(wish) = self.wishes.iter().find(|wish| wish.means(row, &entry)) else { continue };
             let group = self.groups.get_mut(&(entry.namespace.clone(), row.ts.day()));
             if let Some(part) = group.and_then(|group| group.get_mut(&batch.id)) {
-                part.wished = (part.wished.0 + 1, part.wished.1 + block::estimate(row));
+                part.count_wished(wish.key, block::estimate(row));
             }
         }
     }
@@ -95,7 +115,7 @@ impl Waiting {
             let sources = sent.iter().map(|key| self.place_of(&source(key))).collect();
             let namespace = dictionary.get(of).map(|e| e.namespace.clone()).unwrap_or_default();
             let committed = batch.committed_at;
-            let part = Part { rows, bytes, min_ts, max_ts, committed, sources, wished: (0, 0) };
+            let part = Part { rows, bytes, min_ts, max_ts, committed, sources, wished: Vec::new() };
             self.groups.entry((namespace, min_ts.day())).or_default().insert(batch.id, part);
         }
     }
@@ -115,12 +135,21 @@ impl Waiting {
 
     /// How many rows of a part may be sealed, and about how many bytes these have.
     fn offered(&self, part: &Part) -> (u64, u64) {
-        if self.is_kept(part) { part.wished } else { (part.rows, part.bytes) }
+        if self.is_kept(part) {
+            (part.wished_rows(), part.wished.iter().map(|wished| wished.bytes).sum())
+        } else {
+            (part.rows, part.bytes)
+        }
     }
 
     /// From now on these wishes stand, and no others. Rows that are here were added under those before.
     pub(super) fn wish(&mut self, wishes: Vec<Wish>) {
         self.wishes = wishes;
+    }
+
+    /// The wishes that stand.
+    pub(super) fn wishes(&self) -> &[Wish] {
+        &self.wishes
     }
 
     /// Whether any wish stands.
@@ -131,7 +160,35 @@ impl Waiting {
     /// How many rows are kept back and wished for.
     pub(super) fn wished(&self) -> u64 {
         let parts = self.groups.values().flat_map(|group| group.values());
-        parts.filter(|part| self.is_kept(part)).map(|part| part.wished.0).sum()
+        parts.filter(|part| self.is_kept(part)).map(Part::wished_rows).sum()
+    }
+
+    /// The same by the key of the wish; nothing of those of which none is left.
+    pub(super) fn wished_by_key(&self) -> BTreeMap<u32, u64> {
+        let parts = self.groups.values().flat_map(|group| group.values());
+        let mut rows = BTreeMap::new();
+        for wished in parts.filter(|part| self.is_kept(part)).flat_map(|part| &part.wished) {
+            *rows.entry(wished.key).or_default() += wished.rows;
+        }
+        rows
+    }
+
+    /// How many rows of a batch are kept back and wished for, by the key of the wish.
+    pub(super) fn wished_of(&self, batch: i64) -> Vec<(u32, u64)> {
+        let parts = self.groups.values().filter_map(|group| group.get(&batch));
+        let wished = parts.filter(|part| self.is_kept(part)).flat_map(|part| &part.wished);
+        wished.map(|wished| (wished.key, wished.rows)).collect()
+    }
+
+    /// Whether something of a batch is kept back.
+    pub(super) fn keeps(&self, batch: i64) -> bool {
+        self.groups.values().filter_map(|group| group.get(&batch)).any(|part| self.is_kept(part))
+    }
+
+    /// Batches of which something was wished for when they were looked at.
+    pub(super) fn wished_batches(&self) -> BTreeSet<i64> {
+        let parts = self.groups.values().flatten();
+        parts.filter(|(_, part)| !part.wished.is_empty()).map(|(batch, _)| *batch).collect()
     }
 
     /// Batches of which something is kept back between `from` and `to`.

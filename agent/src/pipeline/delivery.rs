@@ -1,6 +1,7 @@
-//! Delivers: sends what is sealed (`sending`), reads receipts and lets go of what they permit (`receipts`), and writes the
-//! status object.
+//! Delivers: sends what is sealed (`sending`), reads receipts and lets go of what they permit (`receipts`), reads what
+//! operators ask for (`desired`), and writes the status object.
 
+mod desired;
 mod receipts;
 mod sending;
 
@@ -52,6 +53,9 @@ pub struct Deliverer<B> {
     probed: Option<Probe>,
     poll: Poll,
     memory: Option<Memory>,
+    /// When the object `desired` was last asked for, and its version then.
+    desired_at: Option<Timestamp>,
+    desired_etag: Option<String>,
     /// The last receipt that was taken, to be read again when entries become delivered after it.
     last_receipt: Option<(Receipt, Digest)>,
     /// Nothing is asked of the bucket before this.
@@ -95,6 +99,8 @@ impl<B: Bucket + 'static> Deliverer<B> {
             doubts: HashMap::new(),
             probed: None,
             memory: None,
+            desired_at: None,
+            desired_etag: None,
             last_receipt: None,
             rest_until: Timestamp(i64::MIN),
             passed_at: Timestamp(i64::MIN),
@@ -138,11 +144,12 @@ impl<B: Bucket + 'static> Deliverer<B> {
         self.next_wait().await
     }
 
-    /// Reads what an earlier life kept of the link, once.
+    /// Reads what an earlier life kept of receipts and of the link, once.
     async fn restore(&mut self, now: Timestamp) -> anyhow::Result<()> {
         if self.restored {
             return Ok(());
         }
+        self.restore_memory(now).await?;
         let max_age = self.shared.config.segment.max_age;
         let (kept, new) = self
             .shared
@@ -202,6 +209,7 @@ impl<B: Bucket + 'static> Deliverer<B> {
         self.rest_until = self.rest_until.min(now.plus(BACKOFF.longest()));
         self.poll.not_beyond(now);
         self.uploaded_at = self.uploaded_at.min(now);
+        self.desired_at = self.desired_at.map(|at| at.min(now));
         self.status_written = self.status_written.map(|(at, health)| (at.min(now), health));
     }
 

@@ -626,6 +626,7 @@ pub fn first_status(config: &Config, clock: &dyn Clock) -> GatewayStatus {
         sources: Vec::new(),
         receipt: Default::default(),
         flash: None,
+        desired: None,
         intake_stopped: None,
         losses: Vec::new(),
         notices: vec!["the buffer is being opened".into()],

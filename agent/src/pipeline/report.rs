@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tributary_contract::status::{BufferStatus, FlashStatus, SegmentStatus};
+use tributary_contract::status::{BufferStatus, DesiredStatus, FlashStatus, SegmentStatus};
 use tributary_contract::time::Timestamp;
 
 use super::counters::Counters;
@@ -21,7 +21,12 @@ use crate::status::{Facts, judge};
 /// # Errors
 /// The buffer's.
 pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
-    let stats = shared.buffer.run(|b| b.stats()).await??;
+    let (stats, refused_segments, desired) = shared
+        .buffer
+        .run(|b| -> anyhow::Result<_> {
+            Ok((b.stats()?, b.refused_segments(REFUSED_SHOWN)?, b.desired_status()))
+        })
+        .await??;
     let free = free_bytes(&shared.config.state_dir);
     keep_ballast(shared, stats.ballast_bytes, free, now).await?;
     let resting = shared.live().intake_stopped.is_some();
@@ -86,12 +91,14 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
             held: of("held"),
             quarantined: of("quarantined"),
             superseded: of("superseded"),
+            refused: refused_segments,
         },
         link,
         brokers: live.brokers,
         sources: live.sources,
         receipt: live.receipt,
         flash: Some(flash),
+        desired: desired_of(desired, live.desired_refused),
         intake_stopped: live.intake_stopped,
         losses: live.losses.into_iter().chain(live.shedding).collect(),
         notices: live.notices.into_values().collect(),
@@ -99,6 +106,17 @@ pub async fn report(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     shared.status.send_replace(Arc::new(judge(facts)));
     Ok(())
 }
+
+/// What was taken of the object `desired`, and why the one that lies in the bucket isn't; none where nobody asks for anything.
+fn desired_of(taken: Option<DesiredStatus>, refused: Option<String>) -> Option<DesiredStatus> {
+    if taken.is_none() && refused.is_none() {
+        return None;
+    }
+    Some(DesiredStatus { refused, ..taken.unwrap_or_default() })
+}
+
+/// Segments that don't go their way, with their reasons, in the status.
+const REFUSED_SHOWN: usize = 20;
 
 /// How often that is kept, microseconds.
 const KEEP_EVERY: i64 = HOUR;

@@ -39,6 +39,8 @@ use crate::window::{Decided, Plan};
 
 /// Rows that are read from the journal at once while a segment is encoded, or those of one batch.
 const ROWS_AT_ONCE: usize = 8_192;
+/// Batches that are looked at before another commit may come.
+const LOOKED_AT_ONCE: usize = 256;
 /// Rejects of one segment.
 const REJECTS_AT_ONCE: usize = 10_000;
 /// The greatest segment that is read back from the bucket, bytes.
@@ -98,6 +100,7 @@ impl Sealer {
         if self.shared.buffer.run(|b| b.end_backfills()).await?? {
             info!("backfill: everything that was asked for is sealed");
         }
+        self.work_on_requests().await?;
         let mut sealed = 0;
         match self.seal_due(&mut sealed, now).await {
             Ok(()) => {
@@ -112,6 +115,32 @@ impl Sealer {
             self.shared.sealed.notify_one();
         }
         Ok(sealed)
+    }
+
+    /// Ends backfill requests of which everything is settled, and begins those that are new. Looking through the journal is
+    /// long: commits come between.
+    async fn work_on_requests(&self) -> anyhow::Result<()> {
+        for id in self.shared.buffer.run(|b| b.end_requests()).await?? {
+            info!(id, "backfill: everything of the request is settled");
+        }
+        while let Some(mut look) = self.shared.buffer.run(|b| b.look()).await? {
+            let id = look.id().to_owned();
+            loop {
+                let looked =
+                    move |b: &mut Buffer| b.look_on(&mut look, LOOKED_AT_ONCE).map(|all| (look, all));
+                let (on, all) = self.shared.buffer.run(looked).await??;
+                look = on;
+                if all {
+                    break;
+                }
+            }
+            match self.shared.buffer.run(move |b| b.begin_request(look)).await?? {
+                Some(readings) => info!(id, readings, "backfill: a request asks for readings"),
+                // The next pass looks again.
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// Closes windows and seals what is due, counting the segments in `sealed`.

@@ -99,6 +99,8 @@ pub struct Live {
     pub untold: Vec<AlertRow>,
     /// When what is counted of flash was last kept.
     pub flash_kept_at: Option<Timestamp>,
+    /// Why the object `desired` in the bucket isn't taken, if so.
+    pub desired_refused: Option<String>,
     /// What else an operator should know, by what it is about; a later one replaces an earlier one.
     pub notices: BTreeMap<&'static str, String>,
 }

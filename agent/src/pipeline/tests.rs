@@ -5,8 +5,10 @@ mod announce;
 mod backfill;
 mod budget;
 mod clock;
+mod desired;
 mod link;
 mod readback;
+mod receipts;
 mod soak;
 mod stories;
 

@@ -21,8 +21,8 @@ use tributary_contract::FORMAT_VERSION;
 use tributary_contract::counters::Counters;
 use tributary_contract::id::{Epoch, GatewayId, Namespace};
 use tributary_contract::status::{
-    BrokerStatus, BufferStatus, FlashStatus, GatewayStatus, Health, LinkStatus, ReceiptStatus, SegmentStatus,
-    ShortStatus, SourceStatus,
+    BrokerStatus, BufferStatus, DesiredStatus, FlashStatus, GatewayStatus, Health, LinkStatus, ReceiptStatus,
+    SegmentStatus, ShortStatus, SourceStatus,
 };
 use tributary_contract::time::Timestamp;
 
@@ -71,6 +71,8 @@ pub struct Facts {
     pub receipt: ReceiptStatus,
     /// What was written to flash.
     pub flash: Option<FlashStatus>,
+    /// What came of what operators asked for.
+    pub desired: Option<DesiredStatus>,
     /// Why nothing is taken in now (disk failed, budget full), if so.
     pub intake_stopped: Option<String>,
     /// Readings that this start of the agent found lost or had to shed, with the reason, if any.
@@ -108,6 +110,7 @@ pub fn judge(facts: Facts) -> GatewayStatus {
         sources: facts.sources,
         receipt: facts.receipt,
         flash: facts.flash,
+        desired: facts.desired,
     }
 }
 
@@ -182,6 +185,9 @@ fn health(facts: &Facts) -> (Health, Vec<String>) {
             "receipts have had old revisions for ten minutes: the receiver may have lost its ledger".into(),
         );
     }
+    if let Some(why) = facts.desired.as_ref().and_then(|desired| desired.refused.clone()) {
+        degraded(why);
+    }
     facts.notices.iter().for_each(|why| degraded(why.clone()));
 
     found.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
@@ -218,6 +224,7 @@ pub(crate) mod tests {
             sources: Vec::new(),
             receipt: ReceiptStatus::default(),
             flash: None,
+            desired: None,
             intake_stopped: None,
             losses: Vec::new(),
             notices: Vec::new(),
@@ -246,7 +253,11 @@ pub(crate) mod tests {
             f.link.failing_since = Some(Timestamp(0));
         };
         type Change<'a> = &'a dyn Fn(&mut Facts);
-        let table: [(Change<'_>, Health, &str); 11] = [
+        let refused = |f: &mut Facts| {
+            let why = Some("desired/gw-1.json isn't taken: it isn't readable".to_owned());
+            f.desired = Some(DesiredStatus { refused: why, ..Default::default() });
+        };
+        let table: [(Change<'_>, Health, &str); 12] = [
             (&|f| f.intake_stopped = Some("disk is full".into()), Health::Losing, "disk is full"),
             (&|f| f.losses.push("shed 3 readings".into()), Health::Losing, "shed 3"),
             (&away, Health::Degraded, "mqtt://plant is away"),
@@ -257,6 +268,7 @@ pub(crate) mod tests {
             (&|f| f.segments.superseded = 3, Health::Degraded, "hold"),
             (&|f| f.receipt.forked = true, Health::Degraded, "copy"),
             (&|f| f.receipt.stale = true, Health::Degraded, "ledger"),
+            (&refused, Health::Degraded, "desired/gw-1.json"),
             (&|f| f.notices.push("new epoch".into()), Health::Degraded, "new epoch"),
         ];
         for (change, health, words) in table {

@@ -1,6 +1,6 @@
 //! A status as text for people: what comes in, what waits, what is safe.
 
-use tributary_contract::status::{GatewayStatus, LinkPolicy};
+use tributary_contract::status::{DesiredStatus, GatewayStatus, LinkPolicy, RefusedSegment};
 
 /// The status in about twenty lines, without control characters whatever a name holds.
 pub fn render(s: &GatewayStatus) -> String {
@@ -48,6 +48,13 @@ pub fn render(s: &GatewayStatus) -> String {
             lines.push(format!("{:<12} {n} {what}", ""));
         }
     }
+    for refused in &g.refused {
+        let RefusedSegment { epoch, number, state, reason } = refused;
+        lines.push(format!("{:<12} - {state} {epoch}-{number}: {reason}", ""));
+    }
+    if let Some(wanted) = &s.desired {
+        lines.extend(desired(wanted));
+    }
     let b = &s.buffer;
     let sizes = (bytesize::ByteSize(b.bytes), bytesize::ByteSize(b.max_bytes));
     lines.push(format!("{:<12} {} of {}", "buffer", sizes.0.display().iec(), sizes.1.display().iec()));
@@ -81,6 +88,34 @@ pub fn render(s: &GatewayStatus) -> String {
     }
     let text = lines.join("\n") + "\n";
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// What operators asked for: a line for the document, one for each request, and one for each stretch of time of which
+/// nothing is here.
+fn desired(d: &DesiredStatus) -> Vec<String> {
+    let mut lines = vec![format!("{:<12} revision {}", "desired", d.revision)];
+    lines.extend(d.not_applied.iter().map(|what| format!("{:<12} - not applied: {what}", "")));
+    for b in &d.backfills {
+        let what = match &b.refused {
+            Some(why) => format!("refused: {why}"),
+            None if b.state == "pending" => b.state.clone(),
+            None => {
+                let mut counts = format!("{} asked for", b.asked);
+                for (n, word) in [(b.waiting, "waiting"), (b.given_up, "given up")] {
+                    if n > 0 {
+                        counts += &format!(", {n} of them {word}");
+                    }
+                }
+                format!("{}: {counts}; {} sent or on their way before", b.state, b.already)
+            }
+        };
+        lines.push(format!("{:<12} - backfill {}: {what}", "", b.id));
+        lines.extend(b.absent.iter().map(|(from, to)| format!("{:<12}   none here from {from} to {to}", "")));
+    }
+    if d.more_backfills > 0 {
+        lines.push(format!("{:<12} - {} more backfills have ended", "", d.more_backfills));
+    }
+    lines
 }
 
 /// The link in a line or two: how fast it is, what is left of the budgets, when the backlog will be gone.

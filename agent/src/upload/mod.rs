@@ -95,3 +95,4 @@ pub mod memory;
 pub mod probe;
 pub mod poll;
 pub mod receipt;
+pub mod desired;

@@ -5,6 +5,7 @@
 
 pub mod roster;
 pub mod page;
+pub mod text;
 pub mod server;
 pub mod ask;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tributary_contract::status::{DesiredStatus, RefusedSegment};
 use tributary_contract::time::Timestamp;
 
 /// How a gateway is, in one word. The lesser, the worse: rosters are sorted by it.
@@ -97,6 +99,12 @@ pub struct GatewayRow {
     pub tags: BTreeMap<String, String>,
     /// Its epochs, the newest last.
     pub epochs: Vec<EpochRow>,
+    /// Segments that it can't deliver or that were set aside, by its own account.
+    #[serde(default)]
+    pub refused: Vec<RefusedSegment>,
+    /// What came of what operators asked of it, by its own account.
+    #[serde(default)]
+    pub desired: Option<DesiredStatus>,
 }
 
 /// One epoch of a gateway.
@@ -141,7 +149,7 @@ pub struct TableRow {
 
 /// An instant to the second, as RFC 3339 has it.
 pub fn instant(at: &Timestamp) -> String {
-    Timestamp(at.0.div_euclid(1_000_000) * 1_000_000).to_string()
+    Timestamp(at.0.div_euclid(1_000_000).saturating_mul(1_000_000)).to_string()
 }
 
 /// An instant to the second, as people read it: `2026-03-01 12:00:05`, in UTC.

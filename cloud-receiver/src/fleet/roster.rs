@@ -84,6 +84,8 @@ fn gateway(facts: GatewayFacts, now: Timestamp) -> GatewayRow {
     let counters = [facts.status.as_ref().map(|s| s.counters), facts.counters];
     let lost = counters.iter().flatten().map(|c| c.readings.shed.saturating_add(c.readings.torn)).max();
     let (health, reasons) = verdict(&facts, account.as_ref(), now);
+    let (tags, refused, desired) =
+        facts.status.map(|s| (s.tags, s.segments.refused, s.desired)).unwrap_or_default();
     GatewayRow {
         gateway: facts.gateway.to_string(),
         health,
@@ -99,8 +101,10 @@ fn gateway(facts: GatewayFacts, now: Timestamp) -> GatewayRow {
         last_seen: facts.last_seen,
         agent: account.map(|a| a.agent).filter(|v| !v.is_empty()),
         receipt_revision: facts.receipt_revision,
-        tags: facts.status.map(|s| s.tags).unwrap_or_default(),
+        tags,
         epochs: facts.epochs.into_iter().map(|(epoch, e)| epoch_row(epoch.to_string(), e)).collect(),
+        refused,
+        desired,
     }
 }
 

@@ -11,7 +11,9 @@ use tributary_contract::id::{Epoch, GatewayId};
 use tributary_contract::range::Ranges;
 use tributary_contract::receipt::Quarantined;
 use tributary_contract::reject::QuarantineReason;
-use tributary_contract::status::{GatewayStatus, Health as OwnWord, ShortStatus};
+use tributary_contract::status::{
+    BackfillStatus, DesiredStatus, GatewayStatus, Health as OwnWord, RefusedSegment, ShortStatus,
+};
 
 use super::roster::fleet;
 use super::server::{Shown, router, serve};
@@ -92,6 +94,28 @@ fn hostile_fleet() -> Fleet {
     status.reasons.push("<script>alert(1)</script>".into());
     status.tags.insert("<b>site</b>".into(), "\"><img src=x>".into());
     status.agent = "</title><script>".into();
+    let hostile = "<script>\u{1b}[2J";
+    let backfill = BackfillStatus {
+        id: hostile.into(),
+        state: "sending".into(),
+        refused: Some(hostile.into()),
+        asked: 1_000,
+        absent: vec![(NOW, NOW.plus(MINUTE)), (Timestamp(i64::MIN), Timestamp(i64::MAX))],
+        ..Default::default()
+    };
+    status.desired = Some(DesiredStatus {
+        revision: 3,
+        refused: Some(hostile.into()),
+        not_applied: vec![hostile.into()],
+        backfills: vec![backfill],
+        more_backfills: 80,
+    });
+    status.segments.refused = vec![RefusedSegment {
+        epoch: hostile.into(),
+        number: 7,
+        state: "superseded".into(),
+        reason: format!("another object {hostile}"),
+    }];
     let gateway = GatewayFacts { status: Some(status), ..facts("gw:1") };
     let table = TableState {
         namespace: "t".parse().unwrap(),
@@ -119,6 +143,39 @@ fn texts_from_gateways_are_never_markup() {
     assert!(roster.contains("belongs to ledger &#60;x&#62;"));
     assert!(roster.contains("1\u{202f}234\u{202f}567"));
     assert!(page::gateway(&fleet, "gw-2").is_none());
+    for words in [
+        "80 more",
+        "another object &#60;script",
+        "-7<",
+        "2027-01-15 08:01:00",
+        "1\u{202f}000",
+        "not applied: &#60;",
+    ] {
+        assert!(detail.contains(words), "{words}: {detail}");
+    }
+    let text = text::detail(&fleet.gateways[0], &NOW);
+    assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}[2J"), "{text}");
+    for words in
+        ["is superseded there: another object", "80 more backfills", "revision 3", "none there from 2027"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn what_came_of_a_backfill_is_a_line_of_its_gateway() {
+    let of = |state: &str| BackfillStatus {
+        state: state.into(),
+        asked: 9,
+        waiting: 4,
+        already: 2,
+        ..Default::default()
+    };
+    assert_eq!(text::outcome(&of("pending")), "pending");
+    assert_eq!(
+        text::outcome(&of("sending")),
+        "sending: 9 asked for, 4 of them waiting, 0 given up; 2 sent or on their way before"
+    );
 }
 
 #[test]

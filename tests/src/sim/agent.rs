@@ -381,6 +381,7 @@ fn config(script: &Script, state_dir: &std::path::Path) -> anyhow::Result<Config
         topics = ["timed/{{device}}"]
         decoder = "json"
         time = "t"
+        upload = "{upload}"
         [[source]]
         name = "plain"
         topics = ["plain/{{device}}"]
@@ -388,6 +389,7 @@ fn config(script: &Script, state_dir: &std::path::Path) -> anyhow::Result<Config
         [buffer]
         commit_interval = "{}ms"
         dedupe_window = "7d"
+        retain = "3000d"
         [bucket]
         url = "s3://lake/site"
         [segment]
@@ -398,6 +400,7 @@ fn config(script: &Script, state_dir: &std::path::Path) -> anyhow::Result<Config
         script.window,
         script.kind == super::script::Kind::Resends,
         script.commit_ms,
+        upload = if script.kept && script.windows { "aggregates" } else { "both" },
     );
     let facts = parse::Facts {
         env: &|_| None,

@@ -115,6 +115,13 @@ impl Store {
         self.state().objects.keys().cloned().collect()
     }
 
+    /// An operator's object takes the place of what lies there.
+    pub fn put(&self, key: &str, bytes: Vec<u8>) {
+        let write =
+            Write { key: key.into(), bytes: bytes.into(), digest: None, when: When::Always, parts: 0 };
+        let _ = self.write(&mut self.state(), &write);
+    }
+
     /// Notes that the catalog may refer to an object from now on.
     pub fn offered(&self, key: &str) {
         self.state().offered.insert(key.to_owned());

@@ -49,6 +49,8 @@ pub struct Script {
     pub hopping: bool,
     /// Whether there are windows in a time zone besides.
     pub zoned: bool,
+    /// Whether readings with their own time stay at the gateway until somebody asks for them, where there are windows.
+    pub kept: bool,
 }
 
 /// One kind of windows. The offsets of its zone are whole multiples of a step, so that its windows begin as those of UTC.
@@ -107,6 +109,8 @@ pub struct Chances {
     pub turn_clock: f64,
     /// An object is deleted before it is registered.
     pub delete: f64,
+    /// Operators ask for readings.
+    pub ask: f64,
     /// Another's object takes a segment's name (per segment).
     pub foreign: f64,
     /// The lease file is lost while the agent is down (per start).
@@ -134,6 +138,7 @@ impl Script {
             foreign: rare(0.06, 0.3),
             lose_lease: rare(0.05, 0.6),
             surgery: rare(0.04, 0.6),
+            ask: 0.0,
         };
         let fault_rate = rare(0.7, 0.15);
         let kind = [Kind::Marks, Kind::Marks, Kind::Renumbers, Kind::Resends][dice.usize(..4)];
@@ -150,9 +155,10 @@ impl Script {
             commit_ms: [100, 500, 1000][dice.usize(..3)],
             max_files: dice.usize(1..6),
             fault_rate,
-            chances,
             hopping: dice.bool(),
             zoned: dice.bool(),
+            kept: dice.bool(),
+            chances: Chances { ask: if dice.bool() { 0.02 } else { 0.0 }, ..chances },
         }
     }
 }

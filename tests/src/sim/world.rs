@@ -8,8 +8,11 @@ use anyhow::Context;
 use iceberg::io::FileIO;
 use tempfile::TempDir;
 use tributary_agent::buffer::{Buffer, Progress};
+use tributary_contract::desired::{Backfill, Desired};
+use tributary_contract::id::Namespace;
+use tributary_contract::time::Timestamp;
 
-use super::agent::{Agent, Turned};
+use super::agent::{Agent, GATEWAY, Turned};
 use super::broker::Broker;
 use super::bucket::Store;
 use super::counts::Counts;
@@ -40,6 +43,8 @@ pub struct World {
     oracle: Oracle,
     files: FileIO,
     dir: TempDir,
+    /// What operators ask of the gateway.
+    desired: Desired,
 }
 
 /// What may happen next.
@@ -80,6 +85,7 @@ impl World {
             agent: Agent::new(Arc::clone(&hub), Arc::clone(&store), &script, dir.path().to_owned()),
             receiver: Receiver::new(h, s, files.clone(), cloud, script.max_files),
             oracle: Oracle { windows: Kinds::of(&script), ..Oracle::default() },
+            desired: Desired::new(GATEWAY.parse()?),
             files,
             dir,
             script,
@@ -285,12 +291,29 @@ impl World {
             self.hub.count("clock turns", 1);
             self.oracle.clock_turned = true;
         }
+        if self.hub.chance(chances.ask) {
+            let from = self.hub.wall().plus(-(self.hub.below(60 * SECOND as u64) as i64));
+            self.ask(from, from.plus(self.hub.below(60 * SECOND as u64) as i64));
+        }
         if self.hub.chance(chances.delete)
             && let Some(key) = self.store.delete_unregistered()
         {
             self.hub.note(format!("operator: deletes {key}"));
             self.hub.count("objects deleted", 1);
         }
+    }
+
+    /// Asks for the readings of a range, beside the last few that were asked for.
+    fn ask(&mut self, from: Timestamp, to: Timestamp) {
+        let desired = &mut self.desired;
+        desired.revision += 1;
+        let (id, namespace) = (format!("r{}", desired.revision), Namespace::default());
+        desired.backfills.push(Backfill { id, namespace, device: None, metric: None, from, to });
+        let gone = desired.backfills.len().saturating_sub(5);
+        desired.backfills.drain(..gone);
+        self.hub.note(format!("operator: asks for {from} to {to}"));
+        self.hub.count("backfills asked for", 1);
+        self.store.put(&format!("site/desired/{GATEWAY}.json"), desired.to_json().into_bytes());
     }
 
     /// Everybody goes on until nobody has anything left to do.
@@ -301,6 +324,10 @@ impl World {
             self.check()?;
             if round % 8 != 7 {
                 continue;
+            }
+            // What is kept back until somebody asks has to be asked for.
+            if self.what_is_left().is_some_and(|left| left.contains("wait to be sealed")) {
+                self.ask(Timestamp(i64::MIN), Timestamp(i64::MAX));
             }
             let lies = self.store.keys().len();
             quiet = if self.what_is_left().is_none() && lies == objects { quiet + 1 } else { 0 };
@@ -377,6 +404,12 @@ impl World {
             let side = b.gaps_to_seal()?.len() + b.rejects_to_seal(9)?.len() + b.series_to_seal().len();
             if side > 0 {
                 return Ok(Some(format!("{side} rows of other tables wait to be sealed")));
+            }
+            let requests = b.desired_status().map(|desired| desired.backfills).unwrap_or_default();
+            if let Some(one) =
+                requests.iter().find(|one| !forked && one.state != "done" && one.state != "refused")
+            {
+                return Ok(Some(format!("backfill {} is {}", one.id, one.state)));
             }
             let entries = b.entries()?;
             let current = b.epoch();

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use tributary_contract::desired::Backfill as Request;
 
+use super::requests::begin_one;
 use super::*;
 
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +13,7 @@ enum Op {
     Append(usize),
     AppendKept(usize),
     Backfill(i64),
+    Ask(i64),
     GiveUp(usize),
     Seal,
     Deliver,
@@ -28,6 +31,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         5 => (0usize..30).prop_map(Op::Append),
         3 => (0usize..30).prop_map(Op::AppendKept),
         2 => (0i64..80).prop_map(Op::Backfill),
+        2 => (0i64..80).prop_map(Op::Ask),
         2 => (1usize..4).prop_map(Op::GiveUp),
         4 => Just(Op::Seal),
         3 => Just(Op::Deliver),
@@ -47,8 +51,24 @@ fn all_until(values: i64) -> Backfill {
     Backfill { of: Default::default(), from, to }
 }
 
+/// The document after so many requests, each for the first so many values.
+fn document(asked: &[i64]) -> Taking {
+    let request = |(n, values): (usize, &i64)| Request {
+        id: n.to_string(),
+        namespace: Namespace::default(),
+        device: None,
+        metric: None,
+        from: Timestamp(i64::MIN),
+        to: Timestamp(START + values * 3_600_000_000),
+    };
+    let requests = asked.iter().enumerate().map(request).map(|request| (request, None)).collect();
+    Taking { taken: Taken { revision: asked.len() as u64, ..Taken::default() }, requests }
+}
+
 struct Run {
     world: World,
+    /// What operators asked for.
+    asked: Vec<i64>,
     buffer: Option<Buffer>,
     /// Values of appends that returned.
     acknowledged: BTreeSet<i64>,
@@ -62,7 +82,14 @@ impl Run {
     fn new() -> Self {
         let mut world = World::new();
         let buffer = Some(world.open().0);
-        Self { world, buffer, acknowledged: BTreeSet::new(), unanswered: 0, seqs: BTreeSet::new() }
+        Self {
+            world,
+            asked: Vec::new(),
+            buffer,
+            acknowledged: BTreeSet::new(),
+            unanswered: 0,
+            seqs: BTreeSet::new(),
+        }
     }
 
     /// Opens again, as often as the script lets it die there, and reads back.
@@ -104,7 +131,16 @@ impl Run {
             }
             Op::GiveUp(batches) => self.world.give_up(&mut buffer, batches).map(|_| ()),
             Op::Backfill(values) => buffer.backfill(all_until(values)).map(|_| ()),
-            Op::Seal => buffer.end_backfills().and_then(|_| self.world.seal(&mut buffer)).map(|_| ()),
+            Op::Ask(values) => {
+                self.asked.push(values);
+                buffer.take_desired(&document(&self.asked)).and_then(|()| begin_one(&mut buffer)).map(|_| ())
+            }
+            Op::Seal => buffer
+                .end_backfills()
+                .and_then(|_| buffer.end_requests())
+                .and_then(|_| begin_one(&mut buffer))
+                .and_then(|_| self.world.seal(&mut buffer))
+                .map(|_| ()),
             Op::Deliver => self.world.deliver(&mut buffer),
             Op::Release => self.world.release(&mut buffer),
             Op::Trim => buffer.trim(3, &|_| false).map(|_| ()),
@@ -139,11 +175,21 @@ impl Run {
                 assert!(seen.insert(value), "windows see {value} twice");
             })
             .unwrap();
+        if buffer.desired().0.revision < self.asked.len() as u64 {
+            buffer.take_desired(&document(&self.asked)).unwrap();
+        }
+        while begin_one(&mut buffer).unwrap().is_some() {}
         while self.world.seal(&mut buffer).unwrap().is_some() {}
         buffer.end_backfills().unwrap();
         buffer.backfill(all_until(i64::from(u16::MAX))).unwrap();
         let lake = self.world.drain(&mut buffer);
         assert!(buffer.end_backfills().is_ok() && buffer.backfill(all_until(100)).unwrap() == 0);
+        self.world.release(&mut buffer).unwrap();
+        buffer.end_requests().unwrap();
+        for one in buffer.desired_status().iter().flat_map(|status| &status.backfills) {
+            assert_eq!((one.state.as_str(), one.waiting), ("done", 0), "{one:?}");
+            assert!(one.given_up <= one.asked, "{one:?}");
+        }
         let values: BTreeSet<i64> = lake.iter().map(|r| r.0).collect();
         assert_eq!(values.len(), lake.len(), "a reading is in the lake twice");
         let lost: Vec<_> = self.acknowledged.difference(&values).collect();
@@ -215,7 +261,8 @@ fn each_operation_may_die_at_each_of_its_points() {
         Op::Trim,
         Op::AppendKept(4),
         Op::Seal,
-        Op::Backfill(100),
+        Op::Backfill(30),
+        Op::Ask(100),
         Op::Seal,
         Op::Supersede,
         Op::Append(2),

@@ -119,14 +119,7 @@ impl<B: Bucket + 'static> Deliverer<B> {
             let json = serde_json::to_vec(&verdict.memory).context("memory of receipts")?;
             self.shared.buffer.run(move |b| b.set_setting(MEMORY, &json)).await??;
         }
-        {
-            let mut live = self.shared.live();
-            live.receipt.revision = verdict.memory.revision;
-            live.receipt.at = verdict.memory.taken_at;
-            live.receipt.stale = verdict.memory.is_stale(now);
-            live.receipt.forked = !verdict.memory.forked.is_empty();
-        }
-        self.memory = Some(verdict.memory);
+        self.remember(verdict.memory, now);
         let mut release: Vec<(Epoch, Number)> = Vec::new();
         let mut found = false;
         for action in verdict.actions {
@@ -187,6 +180,24 @@ impl<B: Bucket + 'static> Deliverer<B> {
             self.last_receipt = Some((receipt, content));
         }
         Ok(found)
+    }
+
+    /// Keeps the memory of receipts at hand, and shows what it says.
+    fn remember(&mut self, memory: Memory, now: Timestamp) {
+        let mut live = self.shared.live();
+        live.receipt.revision = memory.revision;
+        live.receipt.at = memory.taken_at;
+        live.receipt.stale = memory.is_stale(now);
+        live.receipt.forked = !memory.forked.is_empty();
+        drop(live);
+        self.memory = Some(memory);
+    }
+
+    /// What an earlier life knew of receipts: a fork is shown though no receipt may come any more.
+    pub(super) async fn restore_memory(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        let memory = self.memory().await?;
+        self.remember(memory, now);
+        Ok(())
     }
 
     async fn memory(&mut self) -> anyhow::Result<Memory> {

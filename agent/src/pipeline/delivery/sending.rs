@@ -240,6 +240,7 @@ impl<B: Bucket + 'static> Deliverer<B> {
         self.read_receipt(now, delivered).await?;
         self.let_go_of_delivered().await?;
         self.trim().await?;
-        self.write_status(now).await
+        self.write_status(now).await?;
+        self.read_desired(now).await
     }
 }

@@ -10,7 +10,7 @@ const DRIFT: usize = 1;
 const READINGS: i64 = 60;
 
 /// A source whose values drift, in windows of ten minutes; what is kept back is kept for a day.
-fn world() -> World {
+pub(super) fn world() -> World {
     let more = "[[window]]\nname = \"10m\"\nsize = \"10m\"\nidle = \"15m\"\ncorrection_horizon = \"1h\"\n\
                 [buffer]\nretain = \"1d\"\n\
                 [[source]]\nname = \"drift\"\ntopics = [\"d/{device}/{metric}\"]\ndeadband = { m = 0.5 }\n";
@@ -21,7 +21,7 @@ fn world() -> World {
 }
 
 /// Ten minutes of readings, and how many of them are kept back.
-async fn commit(world: &World, shared: &Shared, deadbands: &mut Deadbands) -> u64 {
+pub(super) async fn commit(world: &World, shared: &Shared, deadbands: &mut Deadbands) -> u64 {
     let now = world.now();
     let one = |i: i64| {
         let ts = now.plus(-(READINGS - i) * 10 * SECOND);
