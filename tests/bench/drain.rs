@@ -11,6 +11,7 @@ use tributary_contract::time::Timestamp;
 use tributary_tests::narrow::{NarrowLink, Width};
 use tributary_tests::world::{BUCKET, World};
 
+use crate::cost;
 use crate::stages::Stages;
 
 const SECOND: i64 = 1_000_000;
@@ -99,11 +100,17 @@ pub(crate) async fn fill(world: &World, link: Link) -> anyhow::Result<Backlog> {
     Ok(Backlog { dir, segments, bytes })
 }
 
-/// Seconds from the agent's start until all segments of the backlog are in the bucket.
+/// Seconds from the agent's start until all segments of the backlog are in the bucket, and the most memory that it had resident,
+/// bytes.
 ///
 /// # Errors
 /// When they don't come there.
-pub(crate) async fn agent(world: &World, link: Link, backlog: &Backlog, turn: u64) -> anyhow::Result<f64> {
+pub(crate) async fn agent(
+    world: &World,
+    link: Link,
+    backlog: &Backlog,
+    turn: u64,
+) -> anyhow::Result<(f64, u64)> {
     let narrow = NarrowLink::start(world.bucket_address(), link.width()).await?;
     let dir = world.path(&format!("agent-{}-{turn}", link.name));
     copy(&backlog.dir, &dir)?;
@@ -134,9 +141,10 @@ pub(crate) async fn agent(world: &World, link: Link, backlog: &Backlog, turn: u6
     };
     let ended = timeout(Duration::from_secs_f64(10.0 + STUCK * link.needs(backlog.bytes)), arrived).await;
     let took = began.elapsed().as_secs_f64();
+    let (_, peak) = cost::memory(agent.id()?)?;
     agent.kill().await?;
     ended.context("the backlog doesn't drain").with_context(|| world.logs())??;
-    Ok(took)
+    Ok((took, peak))
 }
 
 /// Segments in the bucket below a prefix.

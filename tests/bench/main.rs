@@ -235,13 +235,21 @@ async fn drains(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
     for link in Link::ALL {
         let world = world().await?;
         let backlog = drain::fill(&world, link).await?;
-        let (mut ours, mut one, mut four) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ours, mut one, mut four, mut peaks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for turn in 1..=args.repeat {
             tell(&format!("{} bytes over {} ({turn} of {})", backlog.bytes, link.name, args.repeat));
-            ours.push(drain::agent(&world, link, &backlog, turn).await?);
+            let (took, peak) = drain::agent(&world, link, &backlog, turn).await?;
+            ours.push(took);
+            peaks.push(peak as f64 / f64::from(1 << 20));
             one.push(drain::puts(&world, link, &backlog, 1, turn).await?);
             four.push(drain::puts(&world, link, &backlog, 4, turn).await?);
         }
+        figures.add(Figure::of(
+            format!("drain_peak_rss_mib@{}", link.name),
+            &peaks,
+            "MiB",
+            Side::Agent.name(),
+        ));
         let line = link.needs(backlog.bytes);
         let sides =
             [(&ours, "the agent"), (&one, "bare PUTs, one by one"), (&four, "bare PUTs, four at once")];

@@ -230,7 +230,7 @@ pub(crate) fn agent(
         buffer: Buffer { commit_interval: "200ms" },
         window: windows.map(window).collect(),
         alert: ALERTS,
-        segment: Segment { max_age: "2s" },
+        segment: Segment { max_age: "1s" },
         bucket: bucket(home, s3_endpoint),
         status: Status { listen: format!("127.0.0.1:{status}") },
     };

@@ -32,4 +32,5 @@ mod buffers;
 mod clock;
 mod recovery;
 mod link;
+mod narrow;
 mod house_rules;

@@ -28,7 +28,8 @@ async fn start(seed: u64) -> anyhow::Result<Parts> {
     let world = World::with_faults(Mqtt::EmbeddedV5, seed).await?;
     let changes = [
         ("row_tags = { n = \"n\" }", "row_tags = { n = \"n\", pad = \"pad\" }"),
-        ("max_age = \"1s\"", "max_age = \"20s\"\nmax_bytes = \"9MiB\""),
+        // The messages are of days ago: they wait for 20 s.
+        ("max_age = \"1s\"", "max_age = \"5s\"\nmax_bytes = \"9MiB\""),
         ("region = \"us-east-1\"", "region = \"us-east-1\"\npart_size = \"5MiB\""),
     ];
     let config = world.vary("agent.toml", "parts.toml", &changes)?;
