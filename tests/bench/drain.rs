@@ -1,6 +1,8 @@
 //! How long a backlog takes to the bucket over narrow links, beside bare PUTs of the same files.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -64,12 +66,12 @@ pub(crate) struct Backlog {
     pub(crate) bytes: u64,
 }
 
-/// Makes a buffer with sealed segments that weren't sent.
+/// Makes a buffer with sealed segments that weren't sent: one for each turn, for a copy would be a fork to the agent.
 ///
 /// # Errors
 /// The buffer's.
-pub(crate) async fn fill(world: &World, link: Link) -> anyhow::Result<Backlog> {
-    let dir = world.path(link.name);
+pub(crate) async fn fill(world: &World, link: Link, turn: u64) -> anyhow::Result<Backlog> {
+    let dir = world.path(&format!("{}-{turn}", link.name));
     let more = format!(
         "[segment]\nmax_bytes = \"{}B\"\n[buffer]\nmax_bytes = \"1GiB\"\nmin_free = \"0B\"\n",
         link.segment
@@ -112,10 +114,8 @@ pub(crate) async fn agent(
     turn: u64,
 ) -> anyhow::Result<(f64, u64)> {
     let narrow = NarrowLink::start(world.bucket_address(), link.width()).await?;
-    let dir = world.path(&format!("agent-{}-{turn}", link.name));
-    copy(&backlog.dir, &dir)?;
     let own = format!("state_dir = \"{}\"", world.path("agent").display());
-    let other = format!("state_dir = {:?}", dir.display().to_string());
+    let other = format!("state_dir = {:?}", backlog.dir.display().to_string());
     let (bucket, endpoint) = (world.bucket_address().to_string(), narrow.address().to_string());
     let url = format!("url = \"s3://{BUCKET}/");
     let prefix = format!("{url}{}-{turn}-", link.name);
@@ -130,11 +130,12 @@ pub(crate) async fn agent(
         (WINDOW, ""),
     ];
     let config = world.vary("agent.toml", "drain.toml", &changes)?;
-    let (client, wanted, below) = (world.bucket(), backlog.segments.len(), format!("{}-{turn}-", link.name));
+    let (client, below) = (world.bucket(), format!("{}-{turn}-", link.name));
+    let wanted = numbers(backlog.segments.iter().map(|path| path.to_string_lossy()))?;
     let began = Instant::now();
     let agent = world.run("drain", &world.programs.agent, &config)?;
     let arrived = async {
-        while arrived(&client, &below).await? < wanted {
+        while !wanted.is_subset(&arrived(&client, &below).await?) {
             sleep(LOOK).await;
         }
         anyhow::Ok(())
@@ -147,10 +148,30 @@ pub(crate) async fn agent(
     Ok((took, peak))
 }
 
-/// Segments in the bucket below a prefix.
-async fn arrived(client: &aws_sdk_s3::Client, prefix: &str) -> anyhow::Result<usize> {
+/// Numbers of the segments in the bucket below a prefix.
+async fn arrived(client: &aws_sdk_s3::Client, prefix: &str) -> anyhow::Result<BTreeSet<u64>> {
     let listed = client.list_objects_v2().bucket(BUCKET).prefix(prefix).send().await?;
-    Ok(listed.contents().iter().filter(|o| o.key().is_some_and(|key| key.ends_with(".parquet"))).count())
+    numbers(
+        listed
+            .contents()
+            .iter()
+            .filter_map(|o| o.key())
+            .filter(|key| key.ends_with(".parquet"))
+            .map(Cow::from),
+    )
+}
+
+/// The numbers of segments, of which there is one epoch: in a folder the last digits of their names, in a bucket the first.
+fn numbers<'a>(names: impl Iterator<Item = Cow<'a, str>>) -> anyhow::Result<BTreeSet<u64>> {
+    let number = |name: Cow<'a, str>| {
+        let file = name.rsplit('/').next().unwrap_or_default();
+        let stem = file.strip_suffix(".parquet").unwrap_or(file);
+        let digits = |text: &str| text.parse::<u64>().ok();
+        let found =
+            stem.split('-').next().and_then(digits).or_else(|| stem.rsplit('-').next().and_then(digits));
+        found.with_context(|| format!("{name} names no segment"))
+    };
+    names.map(number).collect()
 }
 
 /// Seconds for bare PUTs of the same files, `at_once` at a time, over a link of the same kind.
@@ -185,18 +206,4 @@ pub(crate) async fn puts(
         done??;
     }
     Ok(began.elapsed().as_secs_f64())
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let other = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &other)?;
-        } else {
-            std::fs::copy(entry.path(), &other)?;
-        }
-    }
-    Ok(())
 }

@@ -58,6 +58,9 @@ struct Args {
     /// MiB of backlog of the part that measures starts
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     backlog: u64,
+    /// One link alone of the part that drains a backlog
+    #[arg(long, value_name = "NAME", value_parser = ["16_kbit", "2_mbit", "100_mbit"])]
+    link: Option<String>,
     /// One JSON object a figure
     #[arg(long)]
     json: bool,
@@ -232,12 +235,14 @@ async fn starts(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
 
 /// The same backlog over narrow links, by the agent and by bare PUTs, in turn.
 async fn drains(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
-    for link in Link::ALL {
+    for link in Link::ALL.into_iter().filter(|link| args.link.as_ref().is_none_or(|name| link.name == name)) {
         let world = world().await?;
-        let backlog = drain::fill(&world, link).await?;
+        let mut bytes = Vec::new();
         let (mut ours, mut one, mut four, mut peaks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for turn in 1..=args.repeat {
+            let backlog = drain::fill(&world, link, turn).await?;
             tell(&format!("{} bytes over {} ({turn} of {})", backlog.bytes, link.name, args.repeat));
+            bytes.push(backlog.bytes);
             let (took, peak) = drain::agent(&world, link, &backlog, turn).await?;
             ours.push(took);
             peaks.push(peak as f64 / f64::from(1 << 20));
@@ -250,11 +255,11 @@ async fn drains(args: &Args, figures: &mut Figures) -> anyhow::Result<()> {
             "MiB",
             Side::Agent.name(),
         ));
-        let line = link.needs(backlog.bytes);
         let sides =
             [(&ours, "the agent"), (&one, "bare PUTs, one by one"), (&four, "bare PUTs, four at once")];
         for (took, of) in sides {
-            let shares: Vec<f64> = took.iter().map(|seconds| line / seconds).collect();
+            let turns = took.iter().zip(&bytes);
+            let shares: Vec<f64> = turns.map(|(seconds, bytes)| link.needs(*bytes) / seconds).collect();
             figures.add(Figure::of(format!("share_of_line@{}", link.name), &shares, "", of));
         }
         for (puts, of) in [(&one, sides[1].1), (&four, sides[2].1)] {
