@@ -7,10 +7,12 @@ use anyhow::ensure;
 use tributary_contract::status::GatewayStatus;
 use tributary_tests::faults::Operation;
 use tributary_tests::narrow::{NarrowLink, Width};
-use tributary_tests::world::publish::{message, publish};
-use tributary_tests::world::{Mqtt, World};
+use tributary_tests::world::publish::{padded, publish};
+use tributary_tests::world::{Mqtt, World, until};
 
-const MESSAGES: u64 = 400;
+/// Messages, of which the second half comes while segments of the first are on their way.
+const MESSAGES: u64 = 800;
+const LETTERS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_16_kbit_with_round_trips_of_two_seconds_each_segment_is_sent_once() -> anyhow::Result<()> {
@@ -20,6 +22,7 @@ async fn over_16_kbit_with_round_trips_of_two_seconds_each_segment_is_sent_once(
     let narrow = NarrowLink::start(before, width).await?;
     let (before, behind) = (before.to_string(), narrow.address().to_string());
     let changes = [
+        ("row_tags = { n = \"n\" }", "row_tags = { n = \"n\", pad = \"pad\" }"),
         (before.as_str(), behind.as_str()),
         ("every = \"1s\"", "every = \"1h\""),
         ("max_age = \"1s\"", "max_age = \"2s\""),
@@ -27,7 +30,14 @@ async fn over_16_kbit_with_round_trips_of_two_seconds_each_segment_is_sent_once(
     let config = world.vary("agent.toml", "narrow.toml", &changes)?;
     let agent = world.run("agent", &world.programs.agent, &config)?;
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
-    publish(world.broker.for_publishers(), (1..=MESSAGES).map(message)).await?;
+    let some = |numbers: std::ops::RangeInclusive<u64>| numbers.map(|number| padded(number, LETTERS));
+    publish(world.broker.for_publishers(), some(1..=MESSAGES / 2)).await?;
+    until("a segment is on its way", async || {
+        let began = world.faults()?.count(Operation::PutObject, "/segments/");
+        Ok((began > 0).then_some(()))
+    })
+    .await?;
+    publish(world.broker.for_publishers(), some(MESSAGES / 2 + 1..=MESSAGES)).await?;
     world.acknowledged(MESSAGES).await?;
     let delivered = |s: &GatewayStatus| {
         s.counters.readings.waiting() == 0 && s.segments.undelivered == 0 && s.segments.delivered > 0

@@ -82,6 +82,11 @@ impl<B: Bucket + 'static> Deliverer<B> {
                 self.queue = None;
             }
             if let Some((way, event)) = done {
+                // It was due when the outbox was asked, and stands in there still if it was on its way then.
+                let of = |entry: &Entry| (entry.epoch, entry.number);
+                if let Some(queue) = &mut self.queue {
+                    queue.retain(|(entry, _)| of(entry) != of(&way.task.entry));
+                }
                 let now = self.shared.now();
                 let arrived = event.as_ref().is_some_and(|e| !matches!(e, Event::Failed { .. }));
                 self.shared.link().ends(way.began, way.body(), arrived, now);
