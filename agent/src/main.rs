@@ -15,7 +15,7 @@ use tributary_agent::command::{self, Said, check};
 use tributary_agent::config::load::{self, LoadError};
 use tributary_agent::config::{Config, Selection, show};
 use tributary_agent::tools::access::Access;
-use tributary_agent::tools::pick::{Pick, instant};
+use tributary_agent::tools::pick::Pick;
 use tributary_agent::tools::rejects::Choice;
 use tributary_agent::tools::{self, Found};
 use tributary_agent::{heap, pipeline, status, telemetry};
@@ -245,7 +245,9 @@ impl NameArguments {
 
 impl RangeArguments {
     fn pick(self) -> Result<Pick, String> {
-        let at = |text: Option<String>, none| text.map_or(Ok(none), |t| instant(&t, now()));
+        let at = |text: Option<String>, none| {
+            text.map_or(Ok(none), |text| Timestamp::from_words(&text, now()).map_err(|e| e.to_string()))
+        };
         let everything = Pick::default();
         let (from, to) = (at(self.from, everything.from)?, at(self.to, everything.to)?);
         if to <= from {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_contract::digest::Digest;
 use tributary_contract::id::{Epoch, GatewayId, Namespace};
 use tributary_contract::table::Table;
+use tributary_contract::time::Timestamp;
 use tributary_receiver::audit::gather::gather;
 use tributary_receiver::audit::judge::judge;
 use tributary_receiver::bucket::s3::S3Bucket;
@@ -246,8 +247,7 @@ async fn perform(command: Command, prepared: Prepared) -> anyhow::Result<()> {
             command: FleetCommand::Backfill { gateway, namespace, device, metric, from, to, id, json },
         } => {
             let now = run::now();
-            let time = |text: &str| desired::instant(text, now).map_err(anyhow::Error::msg);
-            let (from, to) = (time(&from)?, time(&to)?);
+            let (from, to) = (Timestamp::from_words(&from, now)?, Timestamp::from_words(&to, now)?);
             let wanted = Wanted { id, namespace, device, metric, from, to };
             backfill(&prepared, &gateway, &wanted, json).await
         }

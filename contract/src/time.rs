@@ -23,7 +23,45 @@ pub struct Day(pub i32);
 #[error("invalid day {0:?}: expected YYYY-MM-DD")]
 pub struct DayError(pub String);
 
+/// A text that names no instant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid time {0:?}: write a day (2026-03-01), an instant with its zone (2026-03-01T12:00:00Z), how long ago (-90s, -15m, \
+     -6h, -7d), or now"
+)]
+pub struct InstantError(pub String);
+
 impl Timestamp {
+    /// From what a person writes on a command line: `2026-03-01`, `2026-03-01T12:00:00Z`, `now`, or `-90s`, `-15m`, `-6h`, `-7d`
+    /// before `now`.
+    ///
+    /// # Errors
+    /// A sentence that says what would be right.
+    pub fn from_words(text: &str, now: Self) -> Result<Self, InstantError> {
+        let wrong = || InstantError(text.to_owned());
+        if text == "now" {
+            return Ok(now);
+        }
+        if let Some(ago) = text.strip_prefix('-') {
+            let at = ago.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let (count, unit) = ago.split_at(at);
+            let unit = match unit {
+                "s" => 1_000_000,
+                "m" => 60_000_000,
+                "h" => 3_600_000_000,
+                "d" => DAY_MICROS,
+                _ => return Err(wrong()),
+            };
+            let count: i64 = count.parse().map_err(|_| wrong())?;
+            return Ok(now.plus(count.saturating_mul(unit).saturating_neg()));
+        }
+        if let Ok(day) = text.parse::<Day>() {
+            return Ok(day.start());
+        }
+        let parsed: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+        Ok(Self(parsed.as_microsecond()))
+    }
+
     /// From whole milliseconds since 1970; saturates at the ends of the range.
     pub const fn from_millis(ms: i64) -> Self {
         Self(ms.saturating_mul(1000))
@@ -130,5 +168,25 @@ mod tests {
             assert!(bad.parse::<Day>().is_err(), "{bad}");
         }
         assert_eq!("2016-02-29".parse::<Day>().unwrap().to_string(), "2016-02-29");
+    }
+
+    #[test]
+    fn an_instant_is_a_day_a_time_or_how_long_ago() {
+        let now = Timestamp(1_772_323_200_000_000); // 2026-03-01
+        assert_eq!(Timestamp::from_words("2026-03-01", now), Ok(now));
+        assert_eq!(Timestamp::from_words("2026-03-01T01:00:00+01:00", now), Ok(now));
+        assert_eq!(Timestamp::from_words("-2d", now), Ok(now.plus(-2 * DAY_MICROS)));
+        assert_eq!(Timestamp::from_words("-90s", now), Ok(now.plus(-90_000_000)));
+        assert_eq!(Timestamp::from_words("now", now), Ok(now));
+        for wrong in
+            ["", "-", "-5", "-5y", "yesterday", "2026-13-01", "2026-03-01T12:00", "-é", "--5s", "2026-02-30"]
+        {
+            assert!(
+                Timestamp::from_words(wrong, now).unwrap_err().to_string().contains("2026-03-01T12:00:00Z"),
+                "{wrong}"
+            );
+        }
+        assert!(Timestamp::from_words("-99999999999999999999d", now).is_err());
+        assert!(Timestamp::from_words("-9223372036854775807d", now).is_ok(), "as far back as there is");
     }
 }

@@ -301,7 +301,7 @@ impl Buffer {
                 )?;
             }
             write_progress(tx, ordinal, number, &progress, entry.attempts, entry.next_at)?;
-            // What was asked for of it is to be sent again.
+            // What was asked for of it is to be sent again: as of an epoch that there isn't, `load` lets it mean all there is.
             let mut requests = self.requests.clone();
             requests.reach(u32::MAX, 0);
             if requests != self.requests {

@@ -1,13 +1,13 @@
-//! Seals: reads back what a crash left unknown, closes windows, and makes segments of what is due.
+//! Seals: reads back what a crash left unknown (`readback`), closes windows (`windows`), and makes segments of what is due.
+
+mod readback;
+mod windows;
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use bytes::Bytes;
-use tracing::{debug, info, warn};
-use tributary_contract::digest::Digest;
+use tracing::{debug, info};
 use tributary_contract::id::Namespace;
 use tributary_contract::manifest::Manifest;
 use tributary_contract::status::ShortStatus;
@@ -15,27 +15,17 @@ use tributary_contract::table::Table;
 use tributary_contract::time::{Day, Timestamp};
 use tributary_contract::{FORMAT_VERSION, key::SegmentKey};
 
-use super::announce::tell;
-use super::folding::fold;
-use super::shared::{Shared, StartAgain};
+use super::shared::Shared;
 use super::thinning::verdict;
-use super::windows_of;
-use crate::buffer::{
-    Adopted, AlertRow, Buffer, BufferError, Contents, Draft, GapRow, Picked, ReadbackContents, ReadbackItem,
-    RejectRow, Row, Sealing, SeriesEntry,
-};
-use crate::config::{HOUR, Segment};
+use crate::buffer::{AlertRow, Buffer, BufferError, Contents, Draft, Picked, Row, Sealing};
+use crate::config::Segment;
 use crate::offload::offload;
 use crate::segment::columns::{Provenance, TableRow};
 use crate::segment::parquet::Builder;
 use crate::segment::plan::{self, Group, Next};
-use crate::segment::readback;
 use crate::status;
-use crate::upload::bucket::{Bucket, Fetched};
-use crate::upload::classify::{Outcome, classify};
+use crate::upload::bucket::Bucket;
 use crate::window::decision::Seen;
-use crate::window::emit::Emission;
-use crate::window::{Decided, Plan};
 
 /// Rows that are read from the journal at once while a segment is encoded, or those of one batch.
 const ROWS_AT_ONCE: usize = 8_192;
@@ -43,14 +33,6 @@ const ROWS_AT_ONCE: usize = 8_192;
 const LOOKED_AT_ONCE: usize = 256;
 /// Rejects of one segment.
 const REJECTS_AT_ONCE: usize = 10_000;
-/// The greatest segment that is read back from the bucket, bytes.
-const LARGEST: u64 = 256 << 20;
-
-/// Sets of decisions, one of each segment of aggregates, that are looked through at once.
-const DECISIONS_AT_ONCE: usize = 32;
-
-/// How often decisions are looked through for those that nobody needs any more, microseconds.
-const FORGET_EVERY: i64 = HOUR;
 
 /// The sealing loop's own memory.
 pub struct Sealer {
@@ -162,198 +144,6 @@ impl Sealer {
                 return Ok(());
             }
         }
-    }
-
-    /// Restores what a crash between lease line and transaction left unknown. False: something can't be read yet.
-    async fn read_back<B: Bucket>(&mut self, bucket: &B) -> anyhow::Result<bool> {
-        let pending = self.shared.buffer.run(|b| b.pending_readback()).await?;
-        if pending.is_empty() {
-            return Ok(true);
-        }
-        for item in pending {
-            let Some(bytes) = self.find(bucket, &item).await? else { return Ok(false) };
-            match bytes {
-                Found::InBucket(bytes) => self.adopt(ReadbackItem { file: None, ..item }, bytes).await?,
-                Found::Absent => {
-                    info!(epoch = %item.epoch, number = %item.number, "segment never existed: its number is void");
-                    self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
-                }
-                Found::InFolder(bytes) => self.adopt(item, bytes).await?,
-            }
-        }
-        let (now, config) = (self.shared.now(), Arc::clone(&self.shared.config));
-        let (names, windows) = (Arc::clone(&self.shared.dictionary), self.shared.window_stage());
-        self.shared
-            .buffer
-            .run(move |b| -> anyhow::Result<()> {
-                b.finish_readback(now)?;
-                // What was read back may hold decisions, and what was left over has other seqs now. In one go with the
-                // buffer, so that no commit comes between.
-                let again = windows_of(b, &config, &names, now)?;
-                windows.lock().unwrap_or_else(PoisonError::into_inner).replace(again);
-                Ok(())
-            })
-            .await??;
-        info!("read back: what the lease and the database know of segments agrees again");
-        Ok(true)
-    }
-
-    async fn adopt(&self, item: ReadbackItem, bytes: Bytes) -> anyhow::Result<()> {
-        let size = bytes.len() as u64;
-        match readback::read(bytes) {
-            Ok(found) => {
-                let contents = into_buffer_words(found.contents);
-                info!(epoch = %item.epoch, number = %item.number, "segment read back");
-                let (manifest, digest, now) = (found.manifest, found.digest, self.shared.now());
-                let (epoch, number) = (item.epoch, item.number);
-                let adopted = self
-                    .shared
-                    .buffer
-                    .run(move |b| b.adopt(&item, &manifest, &contents, size, digest, now))
-                    .await?;
-                match adopted {
-                    Ok(Adopted::Whole) => {}
-                    Ok(Adopted::TailLost) => {
-                        return Err(StartAgain("the database lost its newest commits".into()).into());
-                    }
-                    // Not the segment that was sealed here, and it would be refused for ever: its rows are sealed again.
-                    Err(e @ (BufferError::WrongBytes { .. } | BufferError::WrongManifest { .. })) => {
-                        warn!(%epoch, %number, "what bears the segment's name isn't it: {e}");
-                        self.shared.buffer.run(move |b| b.declare_void(epoch, number)).await??;
-                    }
-                    Err(e) => return Err(e.into()),
-                }
-            }
-            Err(e) => {
-                warn!(epoch = %item.epoch, number = %item.number, "segment can't be read back: {e}");
-                self.shared.buffer.run(move |b| b.declare_void(item.epoch, item.number)).await??;
-            }
-        }
-        Ok(())
-    }
-
-    /// The bytes of a segment: from the folder, else from the bucket. None: the bucket doesn't answer now.
-    async fn find<B: Bucket>(&self, bucket: &B, item: &ReadbackItem) -> anyhow::Result<Option<Found>> {
-        if let Some(path) = &item.file {
-            match read_file(path).await {
-                Ok(bytes) if item.digest.is_none_or(|digest| digest == Digest::of(&bytes)) => {
-                    return Ok(Some(Found::InFolder(bytes)));
-                }
-                Ok(_) => warn!("{}: the disk damaged it", path.display()),
-                Err(e) => warn!("{}: {e}", path.display()),
-            }
-        }
-        // Without a file the table and day in its key aren't known; a lease line alone names no object that could be
-        // asked for. What the bucket may hold under that number is found by the receiver, and reported as a fork.
-        let Some(key) = &item.key else { return Ok(Some(Found::Absent)) };
-        let key = key.object_key(&self.shared.config.bucket.prefix);
-        match bucket.get(&key, None, LARGEST).await {
-            Ok(Fetched::Body { bytes, .. }) => Ok(Some(Found::InBucket(bytes))),
-            Ok(Fetched::Unchanged) => Ok(None),
-            Err(answer) if classify(&answer) == Outcome::Absent => Ok(Some(Found::Absent)),
-            Err(answer) => {
-                warn!("segment {key} can't be asked for: {answer}");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Folds and seals windows that may close: all of them once per `segment.max_age`, for each answer is a segment; as many
-    /// as make a whole segment at once.
-    async fn close_windows(&mut self, now: Timestamp) -> anyhow::Result<u64> {
-        if self.shared.config.windows.is_empty() {
-            return Ok(0);
-        }
-        let all =
-            self.windows_at.is_none_or(|at| now.since(at) >= self.shared.config.segment.max_age || at > now);
-        if all {
-            self.windows_at = Some(now);
-        }
-        // What comes late while this goes on waits for the next time: else a device that was taken for silent and goes on
-        // would have its window emitted again and again, a segment each, and nothing else would be sealed.
-        let through = self.shared.windows().through();
-        let mut sealed = 0;
-        loop {
-            let drained = self.shared.live().drained.iter().all(|d| *d);
-            // By the clock of this very moment: a step that the windows have taken note of since isn't silence.
-            let at = self.shared.now();
-            let plan = {
-                let mut windows = self.shared.windows();
-                if all || windows.fill_a_plan(at, drained) {
-                    windows.due_of(through, at, drained)
-                } else {
-                    None
-                }
-            };
-            let Some(plan) = plan else { return Ok(sealed) };
-            debug!(windows = plan.windows.len(), "closing windows");
-            sealed += self.emit(plan, now).await?;
-        }
-    }
-
-    /// Folds the windows of a plan and seals what comes of it; tells how many segments that made.
-    pub(super) async fn emit(&self, plan: Plan, now: Timestamp) -> anyhow::Result<u64> {
-        let frozen = plan.seen.frozen;
-        let folded = fold(&self.shared, plan).await?;
-        if !frozen {
-            // What closed since the last pass of those that tell: sealed, nobody would know of it any more.
-            tell(&self.shared, &folded);
-        }
-        let sealed = folded.emissions.len() as u64;
-        for emission in folded.emissions {
-            self.seal_emission(emission, now).await?;
-        }
-        if !frozen {
-            self.shared.windows().passed_over(&folded.passed_over);
-        }
-        Ok(sealed)
-    }
-
-    /// Drops decisions on windows that can't be corrected any more, but for what still says up to where they are closed.
-    async fn forget_decisions(&mut self, now: Timestamp) -> anyhow::Result<()> {
-        let recent = self.forgot_at.is_some_and(|at| (0..FORGET_EVERY).contains(&now.since(at)));
-        if recent || self.shared.config.windows.is_empty() {
-            return Ok(());
-        }
-        self.forgot_at = Some(now);
-        // A day of many windows doesn't fit into memory at once.
-        let mut after = None;
-        loop {
-            let kept =
-                self.shared.buffer.run(move |b| b.settled_decisions(after, DECISIONS_AT_ONCE)).await??;
-            let Some(last) = kept.last() else { break };
-            after = Some((last.ordinal, last.number));
-            let mut changed = Vec::new();
-            {
-                let windows = self.shared.windows();
-                for mut row in kept {
-                    // What can't be read is of no use to anyone.
-                    let Ok(decided) = Decided::decode(&row.decisions) else { continue };
-                    if !windows.may_drop(&decided) {
-                        continue;
-                    }
-                    let needed = windows.still_needed(&decided);
-                    if needed.as_ref().is_none_or(|n| n.decisions.len() < decided.decisions.len()) {
-                        row.decisions = needed.map(|n| n.encode()).unwrap_or_default();
-                        changed.push(row);
-                    }
-                }
-            }
-            if !changed.is_empty() {
-                debug!(segments = changed.len(), "decisions forgotten");
-                self.shared.buffer.run(move |b| b.replace_decisions(&changed)).await??;
-            }
-        }
-        Ok(())
-    }
-
-    async fn seal_emission(&self, emission: Emission, now: Timestamp) -> anyhow::Result<()> {
-        let Emission { namespace, day, rows, decided } = emission;
-        let newest = decided.decisions.iter().map(|d| d.end).max().unwrap_or(now);
-        let contents = Contents::Aggregates { decisions: decided.encode(), newest };
-        self.seal(&namespace, day, rows, contents, Some(decided.seen), now, None).await?;
-        self.shared.windows().applied(&decided);
-        Ok(())
     }
 
     /// The next segment to make of what the journal and its side tables hold, one of readings of at most `most` bytes or,
@@ -511,10 +301,7 @@ impl Sealer {
         seen: Option<Seen>,
         now: Timestamp,
         watermark: Option<Timestamp>,
-    ) -> anyhow::Result<u64>
-    where
-        Builder<R, Draft>: Seeing,
-    {
+    ) -> anyhow::Result<u64> {
         if rows.is_empty() {
             return Ok(0);
         }
@@ -522,7 +309,7 @@ impl Sealer {
         let mut builder =
             Builder::<R, _>::new(day, self.provenance(&sealing), draft).with_room_for(rows.len());
         if let Some(seen) = seen {
-            builder = builder.seeing(seen);
+            builder = builder.with_seen(seen);
         }
         let watermark = watermark.or_else(|| self.shared.windows().watermark(namespace, R::TABLE));
         let builder = self.push_all(builder, rows).await?;
@@ -629,55 +416,6 @@ fn some_of(picked: &[Picked]) -> usize {
     picked.iter().take_while(fits).count().max(1)
 }
 
-enum Found {
-    InFolder(Bytes),
-    InBucket(Bytes),
-    Absent,
-}
-
-async fn read_file(path: &Path) -> std::io::Result<Bytes> {
-    let path = path.to_owned();
-    offload(move || std::fs::read(path)).await.map_err(std::io::Error::other)?.map(Bytes::from)
-}
-
-fn into_buffer_words(contents: readback::Contents) -> ReadbackContents {
-    match contents {
-        readback::Contents::Seqs(seqs) => ReadbackContents::Seqs(seqs),
-        readback::Contents::Decisions(decided) => ReadbackContents::Aggregates {
-            newest: decided.decisions.iter().map(|d| d.end).max().unwrap_or_default(),
-            decisions: decided.encode(),
-        },
-        readback::Contents::Series(ids) => ReadbackContents::Series(ids),
-        readback::Contents::Gaps(ids) => ReadbackContents::Gaps(ids),
-        readback::Contents::Rejects(keys) => ReadbackContents::Rejects(keys),
-        readback::Contents::Alerts(ids) => ReadbackContents::Alerts(ids),
-    }
-}
-
 fn group_of<R: TableRow>(namespace: &Namespace, row: &R) -> (Namespace, Table, Day) {
     (namespace.clone(), R::TABLE, row.at().day())
 }
-
-/// Only segments of aggregates say what their decisions had seen.
-pub trait Seeing {
-    /// Takes it, where it has a place.
-    #[must_use]
-    fn seeing(self, seen: Seen) -> Self;
-}
-
-impl Seeing for Builder<crate::window::emit::AggregateRow, Draft> {
-    fn seeing(self, seen: Seen) -> Self {
-        self.with_seen(seen)
-    }
-}
-
-macro_rules! without_seen {
-    ($($row:ty),*) => {$(
-        impl Seeing for Builder<$row, Draft> {
-            fn seeing(self, _: Seen) -> Self {
-                self
-            }
-        }
-    )*};
-}
-without_seen!(SeriesEntry, GapRow, RejectRow, AlertRow);

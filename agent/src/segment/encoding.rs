@@ -174,7 +174,8 @@ impl Settings {
     /// Those that segments of `table` are written by.
     pub fn of(table: Table) -> Self {
         Self {
-            // Readings and aggregates are the bulk and worth the time (a microsecond a reading more than level 9); the others are small whatever the level.
+            // Readings and aggregates are the bulk and worth the time (a microsecond a reading more than level 9); the others
+            // are small whatever the level.
             level: match table {
                 Table::Readings | Table::Aggregates => 15,
                 Table::Series | Table::Gaps | Table::Rejects | Table::Alerts => 3,
@@ -201,11 +202,12 @@ impl Settings {
     /// # Errors
     /// For a level that zstd doesn't have.
     pub fn properties_of(&self, table: Table, column: &str) -> Result<WriterProperties, ParquetError> {
+        let of = |settings: &Self| settings.of_columns(table, |name| name == column);
         if !self.whole.contains(&column) {
-            return self.properties(table);
+            return of(self);
         }
         let level = WHOLE_LEVEL.min(self.level);
-        Self { page_rows: self.row_group, level, ..self.clone() }.properties(table)
+        of(&Self { page_rows: self.row_group, level, ..self.clone() })
     }
 
     /// Everything the writer is told about a file of `table`, [`Settings::properties_of`] some columns aside.
@@ -213,6 +215,14 @@ impl Settings {
     /// # Errors
     /// For a level that zstd doesn't have.
     pub fn properties(&self, table: Table) -> Result<WriterProperties, ParquetError> {
+        self.of_columns(table, |_| true)
+    }
+
+    fn of_columns(
+        &self,
+        table: Table,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<WriterProperties, ParquetError> {
         let mut properties = WriterProperties::builder()
             .set_created_by(CREATED_BY.to_owned())
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(self.level)?))
@@ -224,7 +234,7 @@ impl Settings {
             // bytes only where rows are sorted. Where each page begins is written of all columns.
             .set_statistics_enabled(self.statistics)
             .set_dictionary_enabled(false);
-        for column in table.columns() {
+        for column in table.columns().iter().filter(|column| wanted(column.name)) {
             let paths = match column.kind {
                 ColumnType::StringMap { .. } => {
                     vec![path(&[column.name, "key_value", "key"]), path(&[column.name, "key_value", "value"])]

@@ -162,6 +162,13 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
         self
     }
 
+    /// What was known when the windows of these rows were decided: a segment of aggregates can't do without, and no other says it.
+    #[must_use]
+    pub fn with_seen(mut self, seen: Seen) -> Self {
+        self.seen = Some(seen);
+        self
+    }
+
     /// The same with room for so many rows at once, as far as a row group holds them.
     #[must_use]
     pub fn with_room_for(mut self, rows: usize) -> Self {
@@ -253,15 +260,6 @@ impl<R: TableRow, W: Write + Send> Builder<R, W> {
         self.out = Out::Writing(writer);
         self.group.clear();
         Ok(())
-    }
-}
-
-impl<W: Write + Send> Builder<AggregateRow, W> {
-    /// What was known when the windows of these rows were decided; a segment of aggregates can't do without.
-    #[must_use]
-    pub fn with_seen(mut self, seen: Seen) -> Self {
-        self.seen = Some(seen);
-        self
     }
 }
 

@@ -78,7 +78,7 @@ pub struct Next {
 }
 
 /// How long the oldest row of `group` may wait, microseconds.
-fn patience(group: &Group, settings: &Segment) -> i64 {
+fn may_wait(group: &Group, settings: &Segment) -> i64 {
     let over = group.oldest.since(group.day.start().plus(DAY_MICROS));
     if over >= settings.max_age.saturating_mul(LATE_AFTER) {
         settings.max_age.saturating_mul(LATE_WAITS)
@@ -96,7 +96,7 @@ pub fn trigger(group: &Group, settings: &Segment, now: Timestamp, flush: bool) -
         Some(Trigger::Rows)
     } else if group.bytes >= settings.max_bytes.max(1) {
         Some(Trigger::Bytes)
-    } else if now.since(group.oldest) >= patience(group, settings) || group.oldest.since(now) > CLOCK_STEP {
+    } else if now.since(group.oldest) >= may_wait(group, settings) || group.oldest.since(now) > CLOCK_STEP {
         Some(Trigger::Age)
     } else if group.oldest < midnight && now >= midnight.plus(AFTER_MIDNIGHT) {
         Some(Trigger::DayEnd)
@@ -127,7 +127,7 @@ pub fn due_in(groups: &[Group], settings: &Segment, now: Timestamp) -> Option<i6
     let waiting = groups.iter().filter(|g| g.rows > 0);
     let at = waiting.map(|g| {
         let midnight = g.day.start().plus(DAY_MICROS);
-        let by_age = g.oldest.plus(patience(g, settings));
+        let by_age = g.oldest.plus(may_wait(g, settings));
         if g.oldest < midnight { by_age.min(midnight.plus(AFTER_MIDNIGHT)) } else { by_age }
     });
     at.max_by_key(|at| Reverse(*at)).map(|at| at.since(now).max(0))

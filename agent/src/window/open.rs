@@ -2,7 +2,8 @@
 //!
 //! Of a window only its name, a count and two seqs are held here, never a value: values are folded from the journal when
 //! the window closes. Memory grows with the windows open at once: about a hundred bytes a device and window, 16 for each
-//! further series, and a few hundred bytes a device. Of a series more windows than the limit allows aren't opened: its readings are counted.
+//! further series, and a few hundred bytes a device. Of a series more windows than the limit allows aren't opened: its
+//! readings are counted.
 
 mod announce;
 mod due;

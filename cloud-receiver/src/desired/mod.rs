@@ -10,7 +10,7 @@ mod tests;
 use tributary_contract::desired::{Backfill, Desired, DesiredError, MAX_BACKFILLS, MAX_BYTES};
 use tributary_contract::id::{GatewayId, Namespace};
 use tributary_contract::status::GatewayStatus;
-use tributary_contract::time::{Day, Timestamp};
+use tributary_contract::time::Timestamp;
 
 /// What is asked for: a range of event times of one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,28 +96,4 @@ pub fn with_backfill(
     }
     desired.check()?;
     Ok((desired, id))
-}
-
-/// An instant as operators write it.
-///
-/// # Errors
-/// What may be written.
-pub fn instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if text == "now" {
-        return Ok(now);
-    }
-    let ago = text.strip_prefix('-').and_then(|ago| humantime::parse_duration(ago).ok());
-    if let Some(ago) = ago {
-        return Ok(now.plus(-i64::try_from(ago.as_micros()).unwrap_or(i64::MAX)));
-    }
-    if let Ok(day) = text.parse::<Day>() {
-        return Ok(day.start());
-    }
-    let at = text.parse::<jiff::Timestamp>().map(|at| Timestamp(at.as_microsecond()));
-    at.map_err(|_| {
-        format!(
-            "invalid time {text:?}: write a day (2026-03-01), an instant with its zone (2026-03-01T12:00:00Z), how long \
-             ago (-90s, -15m, -6h, -7d), or now"
-        )
-    })
 }

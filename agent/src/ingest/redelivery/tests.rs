@@ -1,5 +1,7 @@
 //! Copies of every kind that brokers make, and messages that only look like copies.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use super::*;
