@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use tributary_contract::status::BackfillStatus;
 use tributary_tests::world::process::command;
 use tributary_tests::world::publish::{Message, message, publish};
-use tributary_tests::world::{GATEWAY, Mqtt, Saves, World, until};
+use tributary_tests::world::{GATEWAY, Mqtt, Process, Saves, World, until};
 
 const MESSAGES: u64 = 500;
 
@@ -60,14 +60,14 @@ async fn rows(world: &World, enough: u64) -> anyhow::Result<u64> {
     rows.await.with_context(|| world.logs())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_lies_in_a_deadband_comes_once_when_it_is_asked_for_though_the_agent_is_killed()
--> anyhow::Result<()> {
+/// A world whose agent was given [`MESSAGES`] of a plant with a deadband, with the agent, the receiver, and how many readings were
+/// sent: the others are kept back.
+async fn kept_back() -> anyhow::Result<(World, Process, Process, u64)> {
     let world = World::start(Mqtt::MosquittoV5(Saves::AtStop)).await?;
     // The values of a device are 5 apart: of two in a row one says enough.
     let band = "name = \"plant\"\ndeadband = { temperature = 6 }\n";
     world.vary("agent.toml", "agent.toml", &[("name = \"plant\"\n", band)])?;
-    let _receiver = world.receiver()?;
+    let receiver = world.receiver()?;
     let agent = world.agent()?;
     // What it was never given would come again with the times of other tests.
     world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
@@ -83,6 +83,13 @@ async fn what_lies_in_a_deadband_comes_once_when_it_is_asked_for_though_the_agen
             && s.buffer.oldest_unsafe.is_none()
     });
     let sent = status.await?.counters.readings.sealed;
+    Ok((world, agent, receiver, sent))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_in_a_deadband_comes_once_when_it_is_asked_for_though_the_agent_is_killed()
+-> anyhow::Result<()> {
+    let (world, agent, _receiver, sent) = kept_back().await?;
     ensure!((MESSAGES / 3..MESSAGES * 2 / 3).contains(&sent), "{sent}");
     ensure!(rows(&world, sent).await? == sent);
 
@@ -107,24 +114,7 @@ async fn what_lies_in_a_deadband_comes_once_when_it_is_asked_for_though_the_agen
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_for_from_the_cloud_is_in_the_table_once_though_the_agent_is_killed()
 -> anyhow::Result<()> {
-    let world = World::start(Mqtt::MosquittoV5(Saves::AtStop)).await?;
-    let band = "name = \"plant\"\ndeadband = { temperature = 6 }\n";
-    world.vary("agent.toml", "agent.toml", &[("name = \"plant\"\n", band)])?;
-    let _receiver = world.receiver()?;
-    let agent = world.agent()?;
-    world.status_when("the agent is subscribed", |_| world.proxy.counts().subscribed > 0).await?;
-    let begin = jiff::Timestamp::now() - std::time::Duration::from_millis(MESSAGES * 250);
-    let messages = (1..=MESSAGES).map(|n| recent(n, begin)).collect::<anyhow::Result<Vec<_>>>()?;
-    publish(world.broker.for_publishers(), messages.into_iter()).await?;
-    world.acknowledged(MESSAGES).await?;
-    let status = world.status_when("all that is to be sent is registered", |s| {
-        let readings = &s.counters.readings;
-        readings.journaled == MESSAGES
-            && readings.sealed > 0
-            && readings.outstanding() == 0
-            && s.buffer.oldest_unsafe.is_none()
-    });
-    let sent = status.await?.counters.readings.sealed;
+    let (world, agent, _receiver, sent) = kept_back().await?;
     ensure!(rows(&world, sent).await? == sent);
 
     ask_from_the_cloud(&world, "device-1", "one").await?;

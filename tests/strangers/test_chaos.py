@@ -2,19 +2,19 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import tempfile
 import unittest
 
-DEMO = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release" / "tributary-demo"
+from demo import PROGRAMS
+
 
 
 class Chaos(unittest.TestCase):
     def test_nothing_is_missing_and_nothing_twice_however_often_everything_is_killed(self):
         scratch = tempfile.mkdtemp(prefix="tributary-chaos-")
-        command = [DEMO, "--chaos", "--exit", "--rate", "3000", "--dir", os.path.join(scratch, "demo")]
+        command = [PROGRAMS / "tributary-demo", "--chaos", "--exit", "--rate", "3000", "--dir", os.path.join(scratch, "demo")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=420)
         told = f"{done.stderr}\nits folder is {scratch}"
         self.assertEqual(done.returncode, 0, told)

@@ -8,15 +8,11 @@ plain Python arithmetic.
 import bisect
 import csv
 import io
-import json
 import math
 import os
 import pathlib
-import shutil
-import signal
 import statistics
 import subprocess
-import tempfile
 import time
 import unittest
 from collections import defaultdict
@@ -31,13 +27,11 @@ import polars
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
-from pyiceberg.catalog import load_catalog
+from demo import PROGRAMS, Demo
 from waiting import until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "surfrad-alamosa.csv.zst"
-PROGRAMS = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release"
-DEMO = PROGRAMS / "tributary-demo"
 WINDOWS = {"1m": 60_000_000, "1h": 3_600_000_000}
 
 
@@ -66,38 +60,16 @@ def percentile(values: list[float], q: float) -> float:
 class ReadBack(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.scratch = tempfile.mkdtemp(prefix="tributary-strangers-")
-        cls.log = open(os.path.join(cls.scratch, "demo.log"), "w+")
-        cls.demo = subprocess.Popen(
-            [DEMO, "--dir", os.path.join(cls.scratch, "demo")], stdout=subprocess.PIPE, stderr=cls.log, text=True
-        )
-        line = cls.demo.stdout.readline()
-        if not line:
-            cls.log.seek(0)
-            raise RuntimeError(f"the demo ended with {cls.demo.wait()} and printed:\n{cls.log.read()[-5000:]}")
-        cls.said = json.loads(line)
+        cls.demo = Demo("strangers")
+        cls.scratch, cls.said = cls.demo.scratch, cls.demo.said
+        cls.sql, cls.rest = cls.demo.sql, cls.demo.rest
         cls.rows = sent_rows()
-        s3 = {
-            "s3.endpoint": cls.said["s3_endpoint"],
-            "s3.access-key-id": cls.said["access_key_id"],
-            "s3.secret-access-key": cls.said["secret_access_key"],
-            "s3.region": cls.said["region"],
-        }
-        cls.sql = load_catalog(
-            "tributary", type="sql", uri=cls.said["catalog_uri"], warehouse=cls.said["warehouse"], **s3
-        )
-        cls.rest = load_catalog("tributary", type="rest", uri=cls.said["rest_uri"], **s3)
         cls.readings = cls.sql.load_table("tributary.readings").scan().to_arrow()
         cls.aggregates = cls.sql.load_table("tributary.aggregates").scan().to_arrow()
 
     @classmethod
     def tearDownClass(cls):
-        cls.demo.send_signal(signal.SIGINT)
-        cls.demo.wait(60)
-        cls.demo.stdout.close()
-        cls.log.close()
-        if not os.environ.get("TRIBUTARY_KEEP"):
-            shutil.rmtree(cls.scratch, ignore_errors=True)
+        cls.demo.stop()
 
     def test_the_demo_counts_each_message_once(self):
         self.assertEqual(self.said["event"], "registered")

@@ -8,19 +8,16 @@ and finds what pyiceberg then takes out.
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import tomllib
 import unittest
 import urllib.request
 
-from pyiceberg.catalog import load_catalog
+from demo import PROGRAMS, Demo
 from waiting import until
 
-RELEASE = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release"
 READINGS = "tributary.readings"
 READINGS_SENT = 1500
 
@@ -42,56 +39,24 @@ def spare() -> str:
 
 class Recovery(unittest.TestCase):
     def setUp(self):
-        self.scratch = tempfile.mkdtemp(prefix="tributary-recovery-")
-        home = os.path.join(self.scratch, "demo")
-        data = os.path.join(self.scratch, "data.csv")
-        with open(data, "w") as file:
-            file.write("ts,device,metric,value\n")
-            for i in range(READINGS_SENT):
-                ts = f"2026-03-01T{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}Z"
-                file.write(f"{ts},device-{i % 3},temperature,{i / 10}\n")
-        self.log = open(os.path.join(self.scratch, "demo.log"), "w+")
-        self.demo = subprocess.Popen(
-            [RELEASE / "tributary-demo", "--dir", home, "--data", data, "--rate", "500"],
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        line = self.demo.stdout.readline()
-        if not line:
-            self.log.seek(0)
-            raise RuntimeError(f"the demo ended with {self.demo.wait()} and printed:\n{self.log.read()[-5000:]}")
-        self.said = json.loads(line)
-        [config] = pathlib.Path(home).rglob("receiver.toml")
+        moment = lambda i: f"2026-03-01T{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02}Z"
+        rows = [(moment(i), f"device-{i % 3}", "temperature", i / 10) for i in range(READINGS_SENT)]
+        self.demo = Demo("recovery", "--rate", "500", rows=rows)
+        self.scratch, self.catalog = self.demo.scratch, self.demo.sql
+        [config] = pathlib.Path(self.demo.home).rglob("receiver.toml")
         told = tomllib.loads(config.read_text())
         text = config.read_text().replace(told["state_dir"], os.path.join(self.scratch, "new"))
         self.page = spare()
         text = text.replace(told["fleet"]["listen"], self.page)
         self.config = os.path.join(self.scratch, "receiver.toml")
         pathlib.Path(self.config).write_text(text)
-        self.catalog = load_catalog(
-            "tributary",
-            type="sql",
-            uri=self.said["catalog_uri"],
-            warehouse=self.said["warehouse"],
-            **{
-                "s3.endpoint": self.said["s3_endpoint"],
-                "s3.access-key-id": self.said["access_key_id"],
-                "s3.secret-access-key": self.said["secret_access_key"],
-                "s3.region": self.said["region"],
-            },
-        )
 
     def tearDown(self):
-        self.demo.send_signal(signal.SIGINT)
-        self.demo.wait(60)
-        self.demo.stdout.close()
-        self.log.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.demo.stop()
 
     def receiver(self, *words: str) -> tuple[int, dict]:
         """Runs a command of the receiver on the new ledger."""
-        command = [RELEASE / "tributary-receiver", *words, "--json", "--config", self.config]
+        command = [PROGRAMS / "tributary-receiver", *words, "--json", "--config", self.config]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         self.assertTrue(done.stdout, done.stderr)
         return done.returncode, json.loads(done.stdout)
@@ -102,7 +67,7 @@ class Recovery(unittest.TestCase):
     def registered(self, segments: int) -> list:
         """Runs a receiver until it knows of that many registered segments; why its tables stand still."""
         with open(os.path.join(self.scratch, "receiver.log"), "a") as log:
-            command = [RELEASE / "tributary-receiver", "run", "--config", self.config]
+            command = [PROGRAMS / "tributary-receiver", "run", "--config", self.config]
             running = subprocess.Popen(command, stderr=log, stdout=log)
         try:
 

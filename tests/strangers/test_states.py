@@ -6,23 +6,16 @@ demo sends them; what the table of aggregates says of them is compared with plai
 
 import csv
 import io
-import json
-import os
 import pathlib
-import shutil
-import signal
-import subprocess
-import tempfile
 import unittest
 from collections import defaultdict
 from datetime import datetime, timezone
 
 import pyarrow
-from pyiceberg.catalog import load_catalog
+from demo import Demo
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "surfrad-alamosa.csv.zst"
-DEMO = pathlib.Path(os.environ["CARGO_TARGET_DIR"]) / "release" / "tributary-demo"
 HOUR = 3_600_000_000
 NUMBERS = (
     "value_min value_max value_sum value_mean value_stddev value_first value_last value_p50 value_p95 value_p99 "
@@ -49,43 +42,15 @@ def states() -> dict[str, list[tuple[str, str]]]:
 class States(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.scratch = tempfile.mkdtemp(prefix="tributary-states-")
         cls.sent = states()
-        data = os.path.join(cls.scratch, "states.csv")
-        rows = sorted((ts, metric, state) for metric, points in cls.sent.items() for ts, state in points)
-        with open(data, "w") as file:
-            file.write("ts,device,metric,value\n")
-            file.writelines(f"{ts},alamosa,{metric},{state}\n" for ts, metric, state in rows)
-        cls.log = open(os.path.join(cls.scratch, "demo.log"), "w+")
-        command = [DEMO, "--data", data, "--dir", os.path.join(cls.scratch, "demo")]
-        cls.demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=cls.log, text=True)
-        line = cls.demo.stdout.readline()
-        if not line:
-            cls.log.seek(0)
-            raise RuntimeError(f"the demo ended with {cls.demo.wait()} and printed:\n{cls.log.read()[-5000:]}")
-        said = json.loads(line)
-        catalog = load_catalog(
-            "tributary",
-            type="rest",
-            uri=said["rest_uri"],
-            **{
-                "s3.endpoint": said["s3_endpoint"],
-                "s3.access-key-id": said["access_key_id"],
-                "s3.secret-access-key": said["secret_access_key"],
-                "s3.region": said["region"],
-            },
-        )
-        read = lambda name: catalog.load_table(f"tributary.{name}").scan().to_arrow().to_pylist()
+        rows = sorted((ts, "alamosa", metric, state) for metric, points in cls.sent.items() for ts, state in points)
+        cls.demo = Demo("states", rows=rows)
+        read = lambda name: cls.demo.rest.load_table(f"tributary.{name}").scan().to_arrow().to_pylist()
         cls.readings, cls.aggregates = read("readings"), read("aggregates")
 
     @classmethod
     def tearDownClass(cls):
-        cls.demo.send_signal(signal.SIGINT)
-        cls.demo.wait(60)
-        cls.demo.stdout.close()
-        cls.log.close()
-        if not os.environ.get("TRIBUTARY_KEEP"):
-            shutil.rmtree(cls.scratch, ignore_errors=True)
+        cls.demo.stop()
 
     def points(self, metric):
         """(event time, state) in the order of time."""

@@ -6,6 +6,7 @@ mod backfill;
 mod budget;
 mod clock;
 mod desired;
+mod lake;
 mod link;
 mod readback;
 mod receipts;

@@ -1,6 +1,7 @@
 //! Readings that stay here because aggregates stand for them, and those of them that are sent after all.
 
-use super::budget::{Taken, laws, manifest_of};
+use super::budget::laws;
+use super::lake::{Taken, manifest_of};
 use super::*;
 use crate::buffer::Backfill;
 use crate::config::Selection;

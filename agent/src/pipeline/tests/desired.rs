@@ -4,7 +4,8 @@ use tributary_contract::desired::{Backfill as Request, Desired};
 use tributary_contract::status::{BackfillStatus, DesiredStatus, Health};
 
 use super::backfill::{commit, world};
-use super::budget::{Taken, laws};
+use super::budget::laws;
+use super::lake::Taken;
 use super::*;
 use crate::ingest::deadband::Deadbands;
 use crate::upload::answer::Operation;

@@ -1,6 +1,7 @@
 //! A month of one gateway: weeks online, days offline, faults, kills; ended by counts.
 
-use super::budget::{HIGH, LOW, Taken, WINDOWS, laws, long, world};
+use super::budget::{HIGH, LOW, WINDOWS, laws, long, world};
+use super::lake::Taken;
 use super::*;
 use crate::buffer::Progress;
 use crate::upload::memory::Moment;
